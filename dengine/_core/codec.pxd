@@ -1,0 +1,131 @@
+# Entries and commands <-> bytes, with checked access. The bytes of a record are the same on disk and on the wire.
+#
+# Record (little-endian, 8-byte aligned):
+#    0 u32 length    whole record without padding; 0: nothing more here
+#    4 u32 crc       CRC-32C of bytes [8, length), seeded with the previous record's crc
+#    8 u64 term     16 u64 index     24 u8 kind   25 u8 flags (0)   26 u16 0   28 u32 raw length (0)   32 payload
+#
+# Command (payload of an ENTRY_COMMAND): u8 op, u64 session, u64 sequence, u64 floor, then length-prefixed fields:
+#    PUT, PUT_IF     [PUT_IF: u8 compare, u64 revision] u64 lease (0), u32 + key, u32 + value
+#    DELETE, .._IF   [DELETE_IF: u8 compare, u64 revision] u32 + key
+#    REGISTER        u64 node, u64 incarnation, u64 nonce
+#
+# Configuration (payload of an ENTRY_CONFIG): u16 version (1), u16 members, u32 promise_ms, then per member
+#    u64 id, u64 incarnation, u8 flags (1: voter, 2: voter of the outgoing half, 4: learner), u16 + address
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from dengine._core.types cimport MAX_MEMBERS
+
+cdef enum EntryKind:
+    ENTRY_NOOP = 1
+    ENTRY_COMMAND = 2
+    ENTRY_CONFIG = 3
+
+cdef enum Op:
+    GET = 0                     # never in a command: the op of a Waiter that reads
+    PUT = 1
+    DELETE = 2
+    PUT_IF = 3
+    DELETE_IF = 4
+    REGISTER = 16
+
+cdef enum Compare:
+    IS_REVISION = 0             # the key's mod_revision equals `revision`; 0: it does not exist
+    EXISTS = 1
+
+cdef enum:
+    COMMAND_HEADER = 25         # op, session, sequence, floor
+
+cdef packed struct Record:
+    uint32_t length
+    uint32_t crc
+    uint64_t term
+    uint64_t index
+    uint8_t kind
+    uint8_t flags
+    uint16_t zero
+    uint32_t raw_length
+
+ctypedef struct Reader:
+    # Bounds are checked by each take_*: after the first failure `bad` stays set and zeros are returned.
+    const uint8_t *at
+    const uint8_t *end
+    bint bad
+
+cdef uint8_t take_u8(Reader *r) noexcept nogil
+cdef uint16_t take_u16(Reader *r) noexcept nogil
+cdef uint32_t take_u32(Reader *r) noexcept nogil
+cdef uint64_t take_u64(Reader *r) noexcept nogil
+cdef const char *take_bytes(Reader *r, size_t n) noexcept nogil
+
+ctypedef struct Writer:
+    # Writes into a buffer that the caller made large enough; `bad` is set instead of an overrun.
+    uint8_t *at
+    uint8_t *end
+    bint bad
+
+cdef void give_u8(Writer *w, uint8_t x) noexcept nogil
+cdef void give_u16(Writer *w, uint16_t x) noexcept nogil
+cdef void give_u32(Writer *w, uint32_t x) noexcept nogil
+cdef void give_u64(Writer *w, uint64_t x) noexcept nogil
+cdef void give_bytes(Writer *w, const void *p, size_t n) noexcept nogil
+
+ctypedef struct Command:
+    uint8_t op
+    uint8_t compare
+    uint64_t session
+    uint64_t sequence
+    uint64_t floor
+    uint64_t revision
+    uint64_t lease
+    uint64_t node               # REGISTER
+    uint64_t incarnation
+    uint64_t nonce
+    const char *key
+    uint32_t key_size
+    const char *value
+    uint32_t value_size
+
+ctypedef struct Members:
+    # A configuration: who votes. Slots are in ascending order of id.
+    uint32_t promise_ms
+    uint16_t count
+    uint64_t id[MAX_MEMBERS]
+    uint64_t incarnation[MAX_MEMBERS]
+    uint8_t flags[MAX_MEMBERS]
+    uint16_t address_size[MAX_MEMBERS]
+    char address[MAX_MEMBERS][256]
+
+cdef enum:
+    VOTER = 1
+    VOTER_OLD = 2
+    LEARNER = 4
+
+# 0, or -1: not a command of this format. Unknown ops are told apart by take: -2.
+cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil
+# The payload of a write, session fields zero (session.stamp fills them in). Raises TooLargeError.
+cpdef bytes encode_put(bytes key, bytes value)
+cpdef bytes encode_delete(bytes key)
+cpdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision)
+cpdef bytes encode_delete_if(bytes key, int compare, uint64_t revision)
+cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce)
+cdef bytes encode_members(const Members *m)
+cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
+
+cdef inline size_t padded(size_t n) noexcept nogil:
+    return (n + 7) & ~<size_t>7
+
+# Why the n bytes at p do not begin with a valid record that continues (index - 1, term, crc); 0: they do.
+cdef enum RecordFault:
+    RECORD_OK = 0
+    RECORD_END = 1              # length 0
+    RECORD_SHORT = 2            # fewer bytes than it says
+    RECORD_LENGTH = 3           # out of range
+    RECORD_CRC = 4
+    RECORD_ORDER = 5            # index or term does not continue the chain
+    RECORD_KIND = 6             # a kind, flag or field of a newer format
+
+cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term, uint32_t crc) noexcept nogil
+# Writes header, payload and padding at `to`; padded(RECORD_HEADER + n) bytes. Returns the record's crc.
+cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
+                            const char *payload, size_t n, uint32_t crc) noexcept nogil
