@@ -1,0 +1,125 @@
+# The hot HTTP protocol: one Connection per socket, one HttpServer for all of them.
+cimport cython
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from dengine._core.answer cimport PROBLEMS, Out, Shape
+from dengine._core.request cimport KINDS, Request
+from dengine._core.turn cimport Turn
+from dengine._core.types cimport Item, Waiter
+
+cdef enum:
+    SLICE = 4096                # bytes parsed at once: so many a client can force past its limits
+    HELD = 64 << 10             # bytes kept for one connection before it must wait
+    REFUSED = 64                # connections beyond the limit that are told so; more are dropped
+
+cdef enum SlotState:
+    QUEUED = 0                  # read, not begun
+    RUNNING = 1                 # the turn has it
+    DONE = 2                    # `answer` waits for the answers before it
+
+cdef enum Phase:                # of the input
+    IDLE = 0                    # between requests
+    HEAD = 1                    # a request line or headers have begun
+    BODY = 2
+    ENDED = 3                   # nothing more is parsed
+    LEAVING = 4                 # all is written: the peer closes, or the sweep does
+
+
+@cython.final
+cdef class Slot(Waiter):
+    # One request and its place in the order of answers.
+    cdef Connection connection  # None: the client is gone
+    cdef Slot next              # asked after this one
+    cdef bytes answer           # once DONE
+    cdef Shape shape
+    cdef uint8_t kind
+    cdef uint8_t state
+
+
+@cython.final
+cdef class Connection:
+    cdef HttpServer server
+    cdef object transport       # None: closed
+    cdef object parser          # httptools.HttpRequestParser; it holds bound methods of this object
+    cdef object feed            # parser.feed_data
+    # input
+    cdef Request request        # as far as it was read
+    cdef bytes target
+    cdef bytes key
+    cdef object body            # bytes when it came in one piece, else bytearray
+    cdef size_t body_bytes
+    cdef uint8_t phase
+    cdef uint8_t fault          # Problem that stopped the parser; 0: none
+    cdef uint64_t since         # sweep of the server at which the phase began
+    cdef uint32_t events        # callbacks of the parser, modulo 2^32
+    cdef size_t quiet           # bytes since the newest: what the parser may be hoarding
+    cdef bytes tail             # received, parsed up to `tail_at`; None: nothing
+    cdef size_t tail_at
+    # requests under way, in order
+    cdef Slot first
+    cdef Slot last
+    cdef uint32_t depth
+    cdef size_t held            # bytes of their commands and answers
+    # flow
+    cdef bint paused            # the peer does not read: nothing is begun or written
+    cdef bint reading           # from the socket
+    cdef bint lingers           # ENDED: more may be coming in, read it so that the answer arrives
+    cdef bint busy              # inside work
+    cdef bint dirty             # in server.dirty
+
+    # the driver
+    cdef int work(self) except -1
+    cdef bint must_wait(self) noexcept
+    cdef int feed_slice(self) except -1
+    cdef int settle(self) except -1
+    cdef int steer(self) except -1
+    cdef int leave(self) except -1
+    # requests
+    cdef int head_fault(self, bint stays, bytes method) except -1
+    cdef int read(self, bytes key) except -1
+    cdef int read_now(self, bytes key, uint8_t policy, Shape shape) except -1
+    cdef int write(self, bytes key, object body) except -1
+    cdef int size_problem(self, bytes key, bytes value) noexcept
+    cdef int give_problem(self, int problem) except -1
+    cdef int refuse(self, int problem) except -1
+    # the queue
+    cdef Slot add(self, uint8_t state)
+    cdef int give(self, bytes answer) except -1
+    cdef bytes cut(self, size_t before)
+    cdef int begin(self) except -1
+    cdef int start(self, Slot slot) except -1
+    cdef int finish(self, Slot slot, int status, uint64_t revision, const Item *item) except -1
+    cdef int flush(self) except -1
+    cdef int sweep(self) except -1
+
+
+@cython.final
+cdef class HttpServer:
+    cdef Turn turn
+    cdef object loop
+    cdef Out out                # answers of the connection at work, in order
+    cdef set open               # connections
+    cdef list dirty             # with new answers, for the next flush
+    cdef object timer           # of the sweep; None: no connection
+    cdef object empty           # future: completed when the last connection of a drain is gone
+    cdef uint64_t sweeps
+    cdef readonly bint draining
+    cdef uint8_t default_policy
+    cdef uint64_t request_timeout_us
+    cdef double sweep_s
+    cdef uint64_t idle_sweeps
+    cdef uint64_t header_sweeps
+    cdef uint32_t max_connections
+    cdef uint32_t max_pipeline
+    cdef uint32_t max_line_bytes
+    cdef uint32_t max_header_bytes
+    cdef uint32_t max_headers
+    cdef size_t max_body_bytes
+    cdef size_t max_key_bytes
+    cdef size_t max_value_bytes
+    cdef uint64_t counts[KINDS][PROBLEMS]       # answers
+
+    cdef void count(self, int kind, int problem) noexcept
+    cdef int mark(self, Connection connection) except -1
+    cdef int forget(self, Connection connection) except -1
+    cdef int arm(self) except -1
