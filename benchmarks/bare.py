@@ -7,6 +7,7 @@ every header through httptools' callbacks and keeps connections alive, and does 
 """
 import argparse
 import asyncio
+import contextlib
 from typing import cast
 
 import httptools
@@ -83,10 +84,8 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8090)
     args = parser.parse_args()
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(serve(args.host, args.port))
-    except KeyboardInterrupt:
-        pass
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ cpdef enum Problem:
     NO_IDEMPOTENCY
     NO_EXPECTATION
     NOT_FOUND
+    NO_CHECK
     NO_KEY
     METHOD_KV
     METHOD_KEY
@@ -65,10 +66,9 @@ cdef inline int put(Out *out, const char *p, size_t n) except -1:
     out.size += n
     return 0
 
-# The answer to a read that found `item`; `revision` is the store's.
-cdef int put_value(Out *out, Shape shape, const Item *item, uint64_t revision) except -1
-# The answer to a write. deleted: 0 or 1 for a DELETE, -1 for a write of a value.
-cdef int put_written(Out *out, Shape shape, uint64_t revision, int deleted) except -1
+# The answer to a Waiter of this op that is told this; returns the Problem.
+cdef int put_outcome(Out *out, Shape shape, uint8_t op, int status, uint64_t revision,
+                     const Item *item) except -1
 # revision: CONFLICTED the key's, NO_KEY the store's, else 0.
 cdef int put_problem(Out *out, Shape shape, int problem, uint64_t revision) except -1
 # Called about once a second: the Date of all answers.

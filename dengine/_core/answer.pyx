@@ -10,9 +10,12 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport strlen
 
+from dengine._core.codec cimport DELETE, DELETE_IF, GET
+from dengine._core.types cimport MISSING, OK
+
 SAFE = "Nothing was changed."
 
-# HTTP status, code, detail, headers of its own. What happened, what it means for the data, what to do.
+# HTTP status, code, detail (what happened, what it means for the data, what to do), own headers.
 ROWS = {
     Problem.BAD_REQUEST: (
         400, "bad_request",
@@ -64,6 +67,9 @@ ROWS = {
     Problem.NOT_FOUND: (
         404, "not_found",
         f"There is nothing at this path. {SAFE} Use /kv and /kv/KEY"),
+    Problem.NO_CHECK: (
+        404, "not_found",
+        "There is nothing at this path. Use /primary, /replica, /health, /ready or /metrics"),
     Problem.NO_KEY: (
         404, "key_not_found",
         "There is no such key at this revision. Write it first if it should exist",
@@ -141,8 +147,29 @@ cdef uint8_t letter[128]        # behind the backslash where width is 2
 cdef const char *HEX = "0123456789abcdef"
 
 
+# What a Waiter is told, as a Problem, in the order of Status.
+cdef uint8_t[7] PROBLEM_OF = [
+    NONE, NO_KEY, CONFLICTED, PROPOSED_NOTHING, OUTCOME_UNKNOWN, NO_LEADER, HAS_STOPPED]
+
+
 # ------------------------------------------------------------------------------------ answers
+cdef int put_outcome(Out *out, Shape shape, uint8_t op, int status, uint64_t revision,
+                     const Item *item) except -1:
+    cdef bint deletes = op == DELETE or op == DELETE_IF
+    if deletes and (status == OK or status == MISSING):
+        put_written(out, shape, revision, status == OK)
+        return NONE
+    if unlikely(status != OK):
+        put_problem(out, shape, PROBLEM_OF[status], revision)
+    elif op == GET:
+        put_value(out, shape, item, revision)
+    else:
+        put_written(out, shape, revision, -1)
+    return PROBLEM_OF[status]
+
+
 cdef int put_value(Out *out, Shape shape, const Item *item, uint64_t revision) except -1:
+    """A value as JSON or as it is; `revision` is the store's."""
     cdef const char *value = item.data + item.key_size
     cdef size_t n = item.value_size
     cdef int64_t size = -1 if shape.raw else text_size(<const uint8_t *>value, n)
@@ -173,6 +200,7 @@ cdef int put_value(Out *out, Shape shape, const Item *item, uint64_t revision) e
 
 
 cdef int put_written(Out *out, Shape shape, uint64_t revision, int deleted) except -1:
+    """A write's revision. deleted: 0 or 1 for a DELETE, -1 for a write of a value."""
     cdef size_t digits
     put_head(out, b"HTTP/1.1 200 OK\r\nDate: ", shape)
     if deleted < 0:

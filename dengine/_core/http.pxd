@@ -3,12 +3,12 @@ cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.answer cimport PROBLEMS, Out, Shape
-from dengine._core.request cimport KINDS, Request
+from dengine._core.request cimport KINDS, Limits, RequestReader
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport Item, Waiter
 
 cdef enum:
-    SLICE = 4096                # bytes parsed at once: so many a client can force past its limits
+    SLICE = 4096                # bytes parsed at once: what they ask is queued, whatever the limits
     HELD = 64 << 10             # bytes kept for one connection before it must wait
     REFUSED = 64                # connections beyond the limit that are told so; more are dropped
 
@@ -16,13 +16,6 @@ cdef enum SlotState:
     QUEUED = 0                  # read, not begun
     RUNNING = 1                 # the turn has it
     DONE = 2                    # `answer` waits for the answers before it
-
-cdef enum Phase:                # of the input
-    IDLE = 0                    # between requests
-    HEAD = 1                    # a request line or headers have begun
-    BODY = 2
-    ENDED = 3                   # nothing more is parsed
-    LEAVING = 4                 # all is written: the peer closes, or the sweep does
 
 
 @cython.final
@@ -37,22 +30,10 @@ cdef class Slot(Waiter):
 
 
 @cython.final
-cdef class Connection:
+cdef class Connection(RequestReader):
     cdef HttpServer server
     cdef object transport       # None: closed
-    cdef object parser          # httptools.HttpRequestParser; it holds bound methods of this object
-    cdef object feed            # parser.feed_data
-    # input
-    cdef Request request        # as far as it was read
-    cdef bytes target
-    cdef bytes key
-    cdef object body            # bytes when it came in one piece, else bytearray
-    cdef size_t body_bytes
-    cdef uint8_t phase
-    cdef uint8_t fault          # Problem that stopped the parser; 0: none
     cdef uint64_t since         # sweep of the server at which the phase began
-    cdef uint32_t events        # callbacks of the parser, modulo 2^32
-    cdef size_t quiet           # bytes since the newest: what the parser may be hoarding
     cdef bytes tail             # received, parsed up to `tail_at`; None: nothing
     cdef size_t tail_at
     # requests under way, in order
@@ -75,11 +56,8 @@ cdef class Connection:
     cdef int steer(self) except -1
     cdef int leave(self) except -1
     # requests
-    cdef int head_fault(self, bint stays, bytes method) except -1
     cdef int read(self, bytes key) except -1
     cdef int read_now(self, bytes key, uint8_t policy, Shape shape) except -1
-    cdef int write(self, bytes key, object body) except -1
-    cdef int size_problem(self, bytes key, bytes value) noexcept
     cdef int give_problem(self, int problem) except -1
     cdef int refuse(self, int problem) except -1
     # the queue
@@ -103,20 +81,13 @@ cdef class HttpServer:
     cdef object timer           # of the sweep; None: no connection
     cdef object empty           # future: completed when the last connection of a drain is gone
     cdef uint64_t sweeps
-    cdef readonly bint draining
-    cdef uint8_t default_policy
+    cdef Limits limits          # `last` while draining
     cdef uint64_t request_timeout_us
     cdef double sweep_s
     cdef uint64_t idle_sweeps
     cdef uint64_t header_sweeps
     cdef uint32_t max_connections
     cdef uint32_t max_pipeline
-    cdef uint32_t max_line_bytes
-    cdef uint32_t max_header_bytes
-    cdef uint32_t max_headers
-    cdef size_t max_body_bytes
-    cdef size_t max_key_bytes
-    cdef size_t max_value_bytes
     cdef uint64_t counts[KINDS][PROBLEMS]       # answers
 
     cdef void count(self, int kind, int problem) noexcept

@@ -1,7 +1,7 @@
 """The hot HTTP protocol: requests in, answers out, in order and within limits.
 
-This module decides what a connection may send and when, which request begins next, and what is
-written together. It does not know what paths and headers mean (request), what answers look like
+This module decides when a connection is read, which request begins next, what is written together
+and who waited too long. It does not know what a request means (request), what an answer looks like
 (answer), or how a write becomes durable (turn).
 
 Order: reads overlap; a write begins only when everything before it is answered; a read begins
@@ -11,29 +11,16 @@ requests under way, or whose peer does not read, is not read from.
 import asyncio
 import logging
 
-import msgspec
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdlib cimport free
-from libc.string cimport memset
 from posix.time cimport timespec
 
 from dengine._core.answer cimport (
-    BAD_FRAMING, BAD_HOST, BAD_JSON, BAD_REQUEST, BAD_VERSION, BODY_TOO_LARGE, CLOSE, CONFLICTED,
-    EMPTY_KEY, HAS_STOPPED, HEADERS_TOO_LARGE, KEEP_ALIVE, KEY_TOO_LARGE, LINE_TOO_LONG,
-    NO_IDEMPOTENCY, NO_KEY, NO_LEADER, NO_TTL, NO_UPGRADE, NONE, OUTCOME_UNKNOWN,
-    PROPOSED_NOTHING, TIMED_OUT, TOO_MANY_CONNECTIONS, VALUE_TOO_LARGE, put, put_problem,
-    put_value, put_written, refresh_date)
-from dengine._core.codec cimport (
-    DELETE, DELETE_IF, EXISTS, GET, IS_REVISION, PUT, PUT_IF, encode_delete, encode_delete_if,
-    encode_put, encode_put_if)
-from dengine._core.request cimport (
-    DELETE_KEY, GET_KEY, IF_EXISTS, OTHER, POST_KEY, PUT_KEY, UNCONDITIONAL, take_header,
-    take_target)
-from dengine._core.types cimport (
-    MISSING, OK, STOPPED, likely, unlikely)
+    HAS_STOPPED, TIMED_OUT, TOO_MANY_CONNECTIONS, put, put_outcome, put_problem, refresh_date)
+from dengine._core.codec cimport GET
+from dengine._core.request cimport ENDED, GET_KEY, HEAD, IDLE, LEAVING, Limits, Request
+from dengine._core.types cimport MAX_KEY, MAX_VALUE, MISSING, OK, STOPPED, likely, unlikely
 
 from dengine._core.answer import title
 
@@ -43,22 +30,8 @@ cdef extern from "<time.h>" nogil:
 
 logger = logging.getLogger("dengine.http")
 
-# The body of POST /kv.
-decode_post = msgspec.json.Decoder(msgspec.defstruct(
-    "Post",
-    [("key", str), ("value", str), ("ttl", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET)],
-    forbid_unknown_fields=True, gc=False)).decode
-
 KIND_NAMES = ("other", "get", "post", "put", "delete")
 cdef bytes CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-# What a Waiter is told, as a Problem, in the order of Status.
-cdef uint8_t[7] PROBLEM_OF = [
-    NONE, NO_KEY, CONFLICTED, PROPOSED_NOTHING, OUTCOME_UNKNOWN, NO_LEADER, HAS_STOPPED]
-
-
-class Stop(Exception):
-    """Ends the parser's work on a connection: `fault` says why, or it had ended before."""
 
 
 @cython.final
@@ -72,11 +45,12 @@ cdef class Slot(Waiter):
 
 
 @cython.final
-cdef class Connection:
+cdef class Connection(RequestReader):
     """An asyncio protocol; `HttpServer` makes them."""
 
     def __cinit__(self, HttpServer server not None):
         self.server = server
+        self.limits = &server.limits
         self.reading = True
 
     # ------------------------------------------------------------------ from the event loop
@@ -88,12 +62,11 @@ cdef class Connection:
         server.arm()
         if len(server.open) > server.max_connections + REFUSED:
             transport.abort()
-        elif len(server.open) > server.max_connections or server.draining:
-            self.refuse(TOO_MANY_CONNECTIONS)
+        elif server.limits.last or len(server.open) > server.max_connections:
+            self.refuse(HAS_STOPPED if server.limits.last else TOO_MANY_CONNECTIONS)
             self.work()
         else:
-            self.parser = HttpRequestParser(self)
-            self.feed = self.parser.feed_data
+            self.open()
 
     def connection_lost(self, error):
         cdef Slot slot = self.first
@@ -101,12 +74,14 @@ cdef class Connection:
             slot.connection = None
             slot = slot.next
         self.first = self.last = None
-        self.transport = self.parser = self.feed = self.tail = self.body = None
+        self.transport = self.tail = None
+        self.close()
         self.phase = LEAVING
         self.server.forget(self)
 
     def data_received(self, bytes data not None):
-        if self.phase >= ENDED:
+        if unlikely(self.phase >= ENDED):
+            self.lingers = True
             return
         if likely(self.tail is None):
             self.tail = data
@@ -144,7 +119,8 @@ cdef class Connection:
                 self.settle()
             self.steer()
         except Exception:
-            logger.exception("a fault of dengine's own on an HTTP connection: it is dropped")
+            if not self.transport.is_closing():     # else it broke under a write
+                logger.exception("a fault of dengine's own on an HTTP connection: it is dropped")
             self.server.out.size = 0
             self.phase = LEAVING
             self.transport.abort()
@@ -159,7 +135,8 @@ cdef class Connection:
         """Parses the next slice; 0: there is none, or it must wait."""
         cdef object data = self.tail
         cdef size_t n
-        cdef uint32_t events = self.events
+        cdef uint8_t phase = self.phase
+        cdef int problem
         if data is None or self.phase >= ENDED or self.must_wait():
             return 0
         n = PyBytes_GET_SIZE(<bytes>data) - self.tail_at
@@ -171,19 +148,13 @@ cdef class Connection:
             self.tail_at += n
             if self.tail_at == <size_t>PyBytes_GET_SIZE(self.tail):
                 self.tail = None
-        try:
-            self.feed(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
+        problem = self.take(data, n)
+        if unlikely(problem):
             if self.phase < ENDED:
-                if isinstance(error.__context__, Exception) and not self.fault:
-                    raise                   # not theirs: a callback of ours failed
-                self.refuse(self.fault or BAD_REQUEST)
-            return 1
-        self.quiet = self.quiet + n if self.events == events else 0
-        if unlikely(self.quiet > self.server.max_header_bytes and self.phase < ENDED):
-            self.refuse(HEADERS_TOO_LARGE if self.phase == HEAD else BAD_REQUEST)
-        elif self.phase == IDLE and self.events == events:
-            self.phase = HEAD               # half a method
+                self.refuse(problem)
+            else:
+                self.lingers = True
+        elif self.phase != phase:
             self.since = self.server.sweeps
         return 1
 
@@ -200,7 +171,7 @@ cdef class Connection:
         if self.first is None and not self.paused:
             if unlikely(self.phase == ENDED):
                 return self.leave()
-            if unlikely(self.server.draining and self.phase == IDLE):
+            if unlikely(self.server.limits.last and self.phase == IDLE):
                 return self.leave()
         if self.phase >= ENDED:
             read = True                     # into the void
@@ -230,119 +201,26 @@ cdef class Connection:
             self.transport.close()
         return 0
 
-    # ------------------------------------------------------------------ from the parser
-    def on_url(self, bytes part not None):
+    # ------------------------------------------------------------------ requests
+    cdef int asked(self) except -1:
         cdef Request *r = &self.request
-        self.events += 1
-        if self.phase == ENDED:
-            raise Stop
-        if likely(self.target is None):
-            memset(r, 0, sizeof(Request))
-            self.phase = HEAD
-            self.since = self.server.sweeps
-            self.target = part
-        else:
-            self.target += part
-        r.line_bytes += <uint32_t>PyBytes_GET_SIZE(part)
-        if r.line_bytes > self.server.max_line_bytes:
-            self.fault = LINE_TOO_LONG
-            raise Stop
-
-    def on_header(self, bytes name not None, bytes value not None):
-        cdef Request *r = &self.request
-        self.events += 1
-        r.headers += 1
-        r.header_bytes += <uint32_t>(PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4)
-        if unlikely(r.headers > self.server.max_headers
-                    or r.header_bytes > self.server.max_header_bytes):
-            self.fault = HEADERS_TOO_LARGE
-            raise Stop
-        if likely(self.phase == HEAD):      # else a trailer
-            take_header(r, name, value)
-
-    def on_headers_complete(self):
-        cdef Request *r = &self.request
-        cdef HttpServer server = self.server
-        cdef bytes method = self.parser.get_method()
-        cdef bint stays = self.parser.should_keep_alive()
-        self.events += 1
-        self.fault = self.head_fault(stays, method)
-        if unlikely(self.fault):
-            raise Stop
-        self.phase = BODY
-        self.since = server.sweeps
-        if not stays or unlikely(server.draining):
-            r.shape.persistence = CLOSE
-        r.shape.bare = method == b"HEAD"
-        r.policy = server.default_policy
-        self.key = take_target(r, method, self.target)
-        self.target = None
-        if unlikely(r.problem):
-            pass
-        elif r.keyed:
-            r.problem = NO_IDEMPOTENCY
-        elif self.key is not None and <size_t>PyBytes_GET_SIZE(self.key) > server.max_key_bytes:
-            r.problem = KEY_TOO_LARGE
-        if unlikely(r.expects) and r.shape.persistence != KEEP_ALIVE and not r.problem:
-            self.give(CONTINUE)
-
-    cdef int head_fault(self, bint stays, bytes method) except -1:
-        """Where framing is in doubt, the Problem; 0: it is not."""
-        cdef Request *r = &self.request
-        if unlikely(not stays or r.connection_said):
-            version = self.parser.get_http_version()
-            if version == "1.0":
-                if r.chunked:
-                    return BAD_FRAMING
-                if r.hosts == 0:
-                    r.hosts = 1             # it may be missing there
-                r.expects = False
-                r.shape.persistence = KEEP_ALIVE
-            elif version != "1.1":
-                return BAD_VERSION
-        if unlikely(r.hosts != 1):
-            return BAD_HOST
-        if unlikely(r.coded or r.chunked and r.length_said):
-            return BAD_FRAMING
-        if unlikely(method == b"CONNECT" or r.upgrade_said and self.parser.should_upgrade()):
-            return NO_UPGRADE
-        if unlikely(r.length_said and r.length > self.server.max_body_bytes):
-            return BODY_TOO_LARGE
+        cdef bytes command
+        cdef Slot slot
+        self.since = self.server.sweeps
+        if likely(r.kind == GET_KEY and not r.problem):
+            return self.read(self.key)
+        command = self.command()
+        if command is None:
+            return self.give_problem(r.problem)
+        slot = self.add(QUEUED)
+        slot.op = PyBytes_AS_STRING(command)[0]
+        slot.command = command
+        self.held += PyBytes_GET_SIZE(command)
         return 0
 
-    def on_body(self, bytes part not None):
-        self.events += 1
-        self.body_bytes += PyBytes_GET_SIZE(part)
-        if unlikely(self.body_bytes > self.server.max_body_bytes):
-            self.fault = BODY_TOO_LARGE
-            raise Stop
-        if self.body is None:
-            self.body = part
-        elif type(self.body) is bytes:
-            self.body = bytearray(self.body) + part
-        else:
-            self.body += part
+    cdef int proceed(self) except -1:
+        return self.give(CONTINUE)
 
-    def on_message_complete(self):
-        cdef Request *r = &self.request
-        cdef object body = self.body
-        cdef bytes key = self.key
-        self.events += 1
-        self.body = self.key = None
-        self.body_bytes = 0
-        self.phase = IDLE
-        self.since = self.server.sweeps
-        if r.shape.persistence == CLOSE:
-            self.phase = ENDED
-        if likely(not r.problem):
-            if r.kind == GET_KEY:
-                self.read(key)
-                return
-            self.write(key, body)
-        if r.problem:
-            self.give_problem(r.problem)
-
-    # ------------------------------------------------------------------ requests
     cdef int read(self, bytes key) except -1:
         cdef Request *r = &self.request
         cdef Slot slot
@@ -361,62 +239,17 @@ cdef class Connection:
         cdef Out *out = &server.out
         cdef size_t before = out.size
         cdef const Item *item
+        cdef int problem
         if not server.turn.may_read(policy):
             return False
         item = server.turn.kv.get(PyBytes_AS_STRING(key), <uint32_t>PyBytes_GET_SIZE(key))
-        if item != NULL:
-            put_value(out, shape, item, server.turn.kv.revision)
-        else:
-            put_problem(out, shape, NO_KEY, server.turn.kv.revision)
+        problem = put_outcome(out, shape, GET, MISSING if item == NULL else OK,
+                              server.turn.kv.revision, item)
         if not server.turn.may_read(policy):
             out.size = before
             return False
-        server.count(GET_KEY, NO_KEY if item == NULL else NONE)
+        server.count(GET_KEY, problem)
         return True
-
-    cdef int write(self, bytes key, object body) except -1:
-        """Queues a write, or sets the request's problem."""
-        cdef Request *r = &self.request
-        cdef Slot slot
-        cdef bytes value = b""
-        cdef bytes command
-        cdef int compare = EXISTS if r.condition == IF_EXISTS else IS_REVISION
-        if r.kind == POST_KEY:
-            try:
-                post = decode_post(b"" if body is None else body)
-                key = post.key.encode()
-                value = post.value.encode()
-            except (ValueError, RecursionError):
-                r.problem = BAD_JSON
-                return 0
-            if post.ttl is not msgspec.UNSET:
-                r.problem = NO_TTL
-                return 0
-        elif r.kind == PUT_KEY and body is not None:
-            value = bytes(body)
-        r.problem = self.size_problem(key, value)
-        if r.problem:
-            return 0
-        if r.kind == DELETE_KEY:
-            command = (encode_delete(key) if r.condition == UNCONDITIONAL
-                       else encode_delete_if(key, compare, r.revision))
-        else:
-            command = (encode_put(key, value) if r.condition == UNCONDITIONAL
-                       else encode_put_if(key, value, compare, r.revision))
-        slot = self.add(QUEUED)
-        slot.op = PyBytes_AS_STRING(command)[0]
-        slot.command = command
-        self.held += PyBytes_GET_SIZE(command)
-        return 0
-
-    cdef int size_problem(self, bytes key, bytes value) noexcept:
-        if PyBytes_GET_SIZE(key) == 0:
-            return EMPTY_KEY
-        if <size_t>PyBytes_GET_SIZE(key) > self.server.max_key_bytes:
-            return KEY_TOO_LARGE
-        if <size_t>PyBytes_GET_SIZE(value) > self.server.max_value_bytes:
-            return VALUE_TOO_LARGE
-        return 0
 
     cdef int give_problem(self, int problem) except -1:
         """Answers the request being read with a problem."""
@@ -431,11 +264,9 @@ cdef class Connection:
 
     cdef int refuse(self, int problem) except -1:
         """The last answer: what follows is not parsed."""
-        self.request.shape.persistence = CLOSE
-        self.request.shape.bare = False
-        self.phase = ENDED
+        self.end()
         self.lingers = True
-        self.tail = self.target = self.body = None
+        self.tail = None
         return self.give_problem(problem)
 
     # ------------------------------------------------------------------ the queue
@@ -503,19 +334,11 @@ cdef class Connection:
         cdef HttpServer server = self.server
         cdef Out *out = &server.out
         cdef size_t before = out.size
-        cdef int problem = PROBLEM_OF[status]
+        cdef int problem
         if slot.op == GET and slot is not self.first and self.held > HELD:
             slot.state = QUEUED
             return 0
-        if slot.kind == DELETE_KEY and (status == OK or status == MISSING):
-            problem = NONE
-            put_written(out, slot.shape, revision, status == OK)
-        elif status != OK:
-            put_problem(out, slot.shape, problem, revision)
-        elif slot.op == GET:
-            put_value(out, slot.shape, item, revision)
-        else:
-            put_written(out, slot.shape, revision, -1)
+        problem = put_outcome(out, slot.shape, slot.op, status, revision, item)
         server.count(slot.kind, problem)
         if slot.command is not None:
             self.held -= PyBytes_GET_SIZE(slot.command)
@@ -600,19 +423,16 @@ cdef class HttpServer:
         self.loop = asyncio.get_running_loop()
         self.open = set()
         self.dirty = []
-        self.default_policy = default_policy
+        self.limits = Limits(
+            max_line_bytes, max_header_bytes, max_headers, max_body_bytes,
+            min(max_key_bytes, <size_t>MAX_KEY), min(max_value_bytes, <size_t>MAX_VALUE),
+            default_policy, False)
         self.request_timeout_us = request_timeout_us
         self.sweep_s = sweep_ms / 1000
         self.idle_sweeps = idle_timeout_ms // sweep_ms
         self.header_sweeps = header_timeout_ms // sweep_ms
         self.max_connections = max_connections
         self.max_pipeline = max_pipeline
-        self.max_line_bytes = max_line_bytes
-        self.max_header_bytes = max_header_bytes
-        self.max_headers = max_headers
-        self.max_body_bytes = max_body_bytes
-        self.max_key_bytes = max_key_bytes
-        self.max_value_bytes = max_value_bytes
 
     def __dealloc__(self):
         free(self.out.data)
@@ -636,7 +456,7 @@ cdef class HttpServer:
     def drain(self):
         cdef Connection connection
         if self.empty is None:
-            self.draining = True
+            self.limits.last = True
             self.empty = self.loop.create_future()
             for connection in list(self.open):
                 connection.work()

@@ -1,23 +1,220 @@
-"""What a request line and its headers ask for.
+"""From bytes to one request at a time, within limits.
 
-This module decides what a path, a query and the headers that matter here mean, and which of them
-are refused. It does not know limits, connections or the store.
+This module decides what a request may be, what its path, query, headers and body ask for, and
+which command that is. httptools parses; what it lets through and must not pass is refused here.
+It does not know answers, the order of requests, or the store.
 """
+import msgspec
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport UINT64_MAX
-from libc.string cimport memchr, memcmp
+from libc.string cimport memchr, memcmp, memset
 
 from dengine._core.answer cimport (
-    BAD_CONDITION, BAD_QUERY, BAD_TARGET, EMPTY_KEY, METHOD_KEY, METHOD_KV, NO_EXPECTATION,
-    NO_SCAN, NOT_FOUND)
-from dengine._core.types cimport EVENTUAL, LEASE, LINEARIZABLE, unlikely
+    BAD_CONDITION, BAD_FRAMING, BAD_HOST, BAD_JSON, BAD_QUERY, BAD_REQUEST, BAD_TARGET,
+    BAD_VERSION, BODY_TOO_LARGE, CLOSE, EMPTY_KEY, HEADERS_TOO_LARGE, KEEP_ALIVE, KEY_TOO_LARGE,
+    LINE_TOO_LONG, METHOD_KEY, METHOD_KV, NO_EXPECTATION, NO_IDEMPOTENCY, NO_SCAN, NO_TTL,
+    NO_UPGRADE, NOT_FOUND, VALUE_TOO_LARGE)
+from dengine._core.codec cimport (
+    EXISTS, IS_REVISION, encode_delete, encode_delete_if, encode_put, encode_put_if)
+from dengine._core.types cimport EVENTUAL, LEASE, LINEARIZABLE, likely, unlikely
 
 cdef extern from "<strings.h>" nogil:
     int strncasecmp(const char *a, const char *b, size_t n)
 
+# The body of POST /kv.
+decode_post = msgspec.json.Decoder(msgspec.defstruct(
+    "Post",
+    [("key", str), ("value", str), ("ttl", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET)],
+    forbid_unknown_fields=True, gc=False)).decode
+
+
+class Stop(Exception):
+    """Ends the parser's work on a connection: `fault` says why, or it had ended before."""
+
+
+cdef class RequestReader:
+    cdef int open(self) except -1:
+        self.parser = HttpRequestParser(self)
+        self.feed = self.parser.feed_data
+        return 0
+
+    cdef int close(self) except -1:
+        self.parser = self.feed = self.target = self.key = self.body = None
+        return 0
+
+    cdef int end(self) except -1:
+        self.phase = ENDED
+        self.request.shape.persistence = CLOSE
+        self.request.shape.bare = False
+        self.target = self.key = self.body = None
+        return 0
+
+    cdef int take(self, object data, size_t n) except -1:
+        cdef uint32_t events = self.events
+        try:
+            self.feed(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            if error.__context__ is not None and not isinstance(error.__context__, Stop):
+                raise                       # not theirs: a callback of ours failed
+            return self.fault or BAD_REQUEST
+        if likely(self.events != events):
+            self.quiet = 0
+            return 0
+        self.quiet += n
+        if self.phase == IDLE:
+            self.phase = HEAD               # half a method
+        if self.quiet > self.limits.header_bytes:
+            return HEADERS_TOO_LARGE if self.phase == HEAD else BAD_REQUEST
+        return 0
+
+    # ------------------------------------------------------------------ from the parser
+    def on_url(self, bytes part not None):
+        cdef Request *r = &self.request
+        self.events += 1
+        if self.phase == ENDED:
+            raise Stop
+        if likely(self.target is None):
+            memset(r, 0, sizeof(Request))
+            self.phase = HEAD
+            self.target = part
+        else:
+            self.target += part
+        r.line_bytes += <uint32_t>PyBytes_GET_SIZE(part)
+        if unlikely(r.line_bytes > self.limits.line_bytes):
+            self.fault = LINE_TOO_LONG
+            raise Stop
+
+    def on_header(self, bytes name not None, bytes value not None):
+        cdef Request *r = &self.request
+        self.events += 1
+        r.headers += 1
+        r.header_bytes += <uint32_t>(PyBytes_GET_SIZE(name) + PyBytes_GET_SIZE(value) + 4)
+        if unlikely(r.headers > self.limits.headers
+                    or r.header_bytes > self.limits.header_bytes):
+            self.fault = HEADERS_TOO_LARGE
+            raise Stop
+        if likely(self.phase == HEAD):      # else a trailer
+            take_header(r, name, value)
+
+    def on_headers_complete(self):
+        cdef Request *r = &self.request
+        cdef bytes method = self.parser.get_method()
+        cdef bint stays = self.parser.should_keep_alive()
+        self.events += 1
+        self.fault = self.head_fault(stays, method)
+        if unlikely(self.fault):
+            raise Stop
+        self.phase = BODY
+        if unlikely(not stays or self.limits.last):
+            r.shape.persistence = CLOSE
+        r.shape.bare = method == b"HEAD"
+        r.policy = self.limits.policy
+        self.key = take_target(r, method, self.target)
+        self.target = None
+        if unlikely(r.problem):
+            return
+        if unlikely(r.keyed):
+            r.problem = NO_IDEMPOTENCY
+        elif self.key is not None and <size_t>PyBytes_GET_SIZE(self.key) > self.limits.key_bytes:
+            r.problem = KEY_TOO_LARGE
+        elif unlikely(r.expects):
+            self.proceed()
+
+    cdef int head_fault(self, bint stays, bytes method) except -1:
+        """Where framing is in doubt, the Problem; 0: it is not."""
+        cdef Request *r = &self.request
+        if unlikely(not stays or r.connection_said):
+            version = self.parser.get_http_version()
+            if version == "1.0":
+                if r.chunked:
+                    return BAD_FRAMING
+                if r.hosts == 0:
+                    r.hosts = 1             # it may be missing there
+                r.expects = False
+                r.shape.persistence = KEEP_ALIVE
+            elif version != "1.1":
+                return BAD_VERSION
+        if unlikely(r.hosts != 1):
+            return BAD_HOST
+        if unlikely(r.coded or r.chunked and r.length_said):
+            return BAD_FRAMING
+        if unlikely(method == b"CONNECT" or r.upgrade_said and self.parser.should_upgrade()):
+            return NO_UPGRADE
+        if unlikely(r.length_said and r.length > self.limits.body_bytes):
+            return BODY_TOO_LARGE
+        return 0
+
+    def on_chunk_header(self):
+        self.events += 1
+
+    def on_body(self, bytes part not None):
+        self.events += 1
+        self.body_bytes += PyBytes_GET_SIZE(part)
+        if unlikely(self.body_bytes > self.limits.body_bytes):
+            self.fault = BODY_TOO_LARGE
+            raise Stop
+        if self.request.kind == GET_KEY or self.request.problem:
+            return
+        if self.body is None:
+            self.body = part
+        elif type(self.body) is bytes:
+            self.body = bytearray(self.body) + part
+        else:
+            self.body += part
+
+    def on_message_complete(self):
+        self.events += 1
+        self.body_bytes = 0
+        self.phase = ENDED if self.request.shape.persistence == CLOSE else IDLE
+        self.asked()
+        self.key = self.body = None
+
+    # ------------------------------------------------------------------ commands
+    cdef bytes command(self):
+        cdef Request *r = &self.request
+        cdef bytes key = self.key
+        cdef bytes value = b""
+        cdef int compare = EXISTS if r.condition == IF_EXISTS else IS_REVISION
+        if r.problem:
+            return None
+        if r.kind == POST_KEY:
+            try:
+                post = decode_post(b"" if self.body is None else self.body)
+                key = post.key.encode()
+                value = post.value.encode()
+            except (ValueError, RecursionError):
+                r.problem = BAD_JSON
+                return None
+            if post.ttl is not msgspec.UNSET:
+                r.problem = NO_TTL
+        elif r.kind == PUT_KEY and self.body is not None:
+            value = bytes(self.body)
+        if PyBytes_GET_SIZE(key) == 0:
+            r.problem = EMPTY_KEY
+        elif <size_t>PyBytes_GET_SIZE(key) > self.limits.key_bytes:
+            r.problem = KEY_TOO_LARGE
+        elif <size_t>PyBytes_GET_SIZE(value) > self.limits.value_bytes:
+            r.problem = VALUE_TOO_LARGE
+        if r.problem:
+            return None
+        if r.kind == DELETE_KEY:
+            return (encode_delete(key) if r.condition == UNCONDITIONAL
+                    else encode_delete_if(key, compare, r.revision))
+        return (encode_put(key, value) if r.condition == UNCONDITIONAL
+                else encode_put_if(key, value, compare, r.revision))
+
+    cdef int asked(self) except -1:
+        raise NotImplementedError
+
+    cdef int proceed(self) except -1:
+        raise NotImplementedError
+
 
 # ------------------------------------------------------------------------------------ headers
 cdef int take_header(Request *r, bytes name, bytes value) except -1:
+    """Notes what matters here."""
     cdef const char *p = PyBytes_AS_STRING(name)
     cdef Py_ssize_t n = PyBytes_GET_SIZE(name)
     if n == 4:
@@ -99,6 +296,7 @@ cdef uint64_t number(const char *p, size_t n) noexcept nogil:
 
 # ------------------------------------------------------------------------------------- target
 cdef bytes take_target(Request *r, bytes method, bytes target):
+    """Decides kind, policy and problem. Returns the key; None on POST and with a problem."""
     cdef const char *p = PyBytes_AS_STRING(target)
     cdef size_t n = PyBytes_GET_SIZE(target)
     cdef const char *mark

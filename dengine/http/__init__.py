@@ -1,0 +1,1 @@
+"""What is served over HTTP beside the hot path: health and metrics."""

@@ -1,0 +1,123 @@
+"""The health port: what a load balancer, a supervisor and Prometheus ask.
+
+It decides what each path means; the node knows the answers. One request per connection, small and
+quick, so that nobody can keep it busy.
+"""
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+import msgspec
+
+from dengine.http.metrics import CONTENT_TYPE, Metrics, Requests, Status
+from dengine.http.problem import Problem, answer, problem
+
+REQUEST_BYTES = 8192        # a whole request; checks are far smaller
+CONNECTIONS = 128           # a few checkers, each one connection at a time
+TIMEOUT_S = 5.0             # for the whole connection
+
+
+class Node(Status, Protocol):
+    """A node, as far as it is asked here."""
+
+    def is_primary(self) -> bool: ...
+
+    def is_replica(self) -> bool: ...
+
+    def is_ready(self) -> bool: ...
+
+
+class Health:
+    """Answers by path; called by the event loop for each new connection."""
+
+    def __init__(self, node: Node, http: Requests) -> None:
+        self.node = node
+        self.metrics = Metrics(node, http)
+        self.stopping = False           # no new requests, please: only /health is still 200
+        self.open: set[HealthConnection] = set()
+        self.paths: dict[bytes, Callable[[bool], bytes]] = {
+            b"/primary": lambda bare: self.verdict(self.serves(node.is_primary), bare),
+            b"/replica": lambda bare: self.verdict(self.serves(node.is_replica), bare),
+            b"/ready": lambda bare: self.verdict(self.serves(node.is_ready), bare),
+            b"/health": lambda bare: self.verdict(True, bare),
+            b"/metrics": lambda bare: answer(200, CONTENT_TYPE, self.metrics.text(), bare=bare),
+        }
+
+    def __call__(self) -> "HealthConnection":
+        return HealthConnection(self)
+
+    def serves(self, asked: Callable[[], bool]) -> bool:
+        return not self.stopping and asked()
+
+    def verdict(self, yes: bool, bare: bool) -> bytes:
+        """200 or 503, with the state in the body either way."""
+        status = self.node.status()
+        body = {name: value for name, value in status.items() if name != "counters"}
+        return answer(200 if yes else 503, "application/json", msgspec.json.encode(body), bare=bare)
+
+    def close(self) -> None:
+        for connection in list(self.open):
+            connection.transport.abort()
+
+
+class HealthConnection(asyncio.Protocol):
+    transport: asyncio.Transport
+    timer: asyncio.TimerHandle
+
+    def __init__(self, health: Health) -> None:
+        self.health = health
+        self.parser = httptools.HttpRequestParser(self)
+        self.received = 0
+        self.target = b""
+        self.hosts = 0
+        self.answered = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.timer = asyncio.get_running_loop().call_later(TIMEOUT_S, self.transport.abort)
+        self.health.open.add(self)
+        if len(self.health.open) > CONNECTIONS:
+            self.transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.timer.cancel()
+        self.health.open.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self.answered:
+            return                      # the answer is on its way: the rest is not for us
+        self.received += len(data)
+        if self.received > REQUEST_BYTES:
+            self.answer(problem(Problem.HEADERS_TOO_LARGE))
+            return
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.answer(problem(Problem.BAD_REQUEST))
+
+    def on_url(self, part: bytes) -> None:
+        self.target += part
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.hosts += name.lower() == b"host"
+
+    def on_message_complete(self) -> None:
+        method = self.parser.get_method()
+        bare = method == b"HEAD"
+        respond = self.health.paths.get(self.target.partition(b"?")[0])
+        if self.hosts != 1 and not (self.hosts == 0 and self.parser.get_http_version() == "1.0"):
+            self.answer(problem(Problem.BAD_HOST, bare))
+        elif respond is None:
+            self.answer(problem(Problem.NO_CHECK, bare))
+        elif method not in (b"GET", b"HEAD"):
+            self.answer(problem(Problem.METHOD_HEALTH))
+        else:
+            self.answer(respond(bare))
+
+    def answer(self, data: bytes) -> None:
+        """Writes once and half-closes; the peer closes, or the timer does."""
+        if not self.answered:
+            self.answered = True
+            self.transport.write(data)
+            self.transport.write_eof()

@@ -1,0 +1,18 @@
+"""Whole answers for ports where speed does not matter; each ends its connection.
+
+The table of problems itself is in `dengine._core.answer`, shared with the hot path.
+"""
+from dengine._core.answer import Problem, problem
+
+__all__ = ["Problem", "answer", "problem"]
+
+REASONS = {200: "OK", 503: "Service Unavailable"}
+
+
+def answer(status: int, content_type: str, body: bytes, *, bare: bool = False) -> bytes:
+    """An answer with this body; `bare`: to a HEAD, without it."""
+    head = (
+        f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() if bare else head.encode() + body
