@@ -1,11 +1,21 @@
 # The hot HTTP protocol: one Connection per socket, one HttpServer for all of them.
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from posix.time cimport timespec
 
 from dengine._core.answer cimport PROBLEMS, Out, Shape
 from dengine._core.request cimport KINDS, Limits, RequestReader
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport Item, Waiter
+
+cdef extern from "<time.h>" nogil:
+    int CLOCK_BOOTTIME
+    int clock_gettime(int clock, timespec *now)
+
+cdef inline uint64_t now_us() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
 
 cdef enum:
     SLICE = 4096                # bytes parsed at once: what they ask is queued, whatever the limits
@@ -43,6 +53,7 @@ cdef class Connection(RequestReader):
     cdef size_t held            # bytes of their commands and answers
     # flow
     cdef bint paused            # the peer does not read: nothing is begun or written
+    cdef size_t unsent          # bytes in the transport when it was last looked at while paused
     cdef bint reading           # from the socket
     cdef bint lingers           # ENDED: more may be coming in, read it so that the answer arrives
     cdef bint busy              # inside work
@@ -78,7 +89,7 @@ cdef class HttpServer:
     cdef Out out                # answers of the connection at work, in order
     cdef set open               # connections
     cdef list dirty             # with new answers, for the next flush
-    cdef object timer           # of the sweep; None: no connection
+    cdef object timer           # of the sweep; None: there was no connection
     cdef object empty           # future: completed when the last connection of a drain is gone
     cdef uint64_t sweeps
     cdef Limits limits          # `last` while draining
@@ -90,7 +101,6 @@ cdef class HttpServer:
     cdef uint32_t max_pipeline
     cdef uint64_t counts[KINDS][PROBLEMS]       # answers
 
-    cdef void count(self, int kind, int problem) noexcept
     cdef int mark(self, Connection connection) except -1
     cdef int forget(self, Connection connection) except -1
     cdef int arm(self) except -1

@@ -13,8 +13,8 @@ import logging
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport SIZE_MAX
 from libc.stdlib cimport free
-from posix.time cimport timespec
 
 from dengine._core.answer cimport (
     HAS_STOPPED, TIMED_OUT, TOO_MANY_CONNECTIONS, put, put_outcome, put_problem, refresh_date)
@@ -23,10 +23,6 @@ from dengine._core.request cimport ENDED, GET_KEY, HEAD, IDLE, LEAVING, Limits, 
 from dengine._core.types cimport MAX_KEY, MAX_VALUE, MISSING, OK, STOPPED, likely, unlikely
 
 from dengine._core.answer import title
-
-cdef extern from "<time.h>" nogil:
-    int CLOCK_BOOTTIME
-    int clock_gettime(int clock, timespec *now)
 
 logger = logging.getLogger("dengine.http")
 
@@ -100,6 +96,7 @@ cdef class Connection(RequestReader):
 
     def pause_writing(self):
         self.paused = True
+        self.unsent = SIZE_MAX
         self.since = self.server.sweeps
 
     def resume_writing(self):
@@ -129,14 +126,13 @@ cdef class Connection(RequestReader):
         return 0
 
     cdef bint must_wait(self) noexcept:
-        return (self.paused or self.depth >= self.server.max_pipeline or self.held > HELD)
+        return self.paused or self.depth >= self.server.max_pipeline or self.held > HELD
 
     cdef int feed_slice(self) except -1:
         """Parses the next slice; 0: there is none, or it must wait."""
         cdef object data = self.tail
         cdef size_t n
-        cdef uint8_t phase = self.phase
-        cdef int problem
+        cdef uint8_t problem, phase = self.phase
         if data is None or self.phase >= ENDED or self.must_wait():
             return 0
         n = PyBytes_GET_SIZE(<bytes>data) - self.tail_at
@@ -169,9 +165,7 @@ cdef class Connection(RequestReader):
         """Reads from the socket, or not; ends the connection when all is answered."""
         cdef bint read
         if self.first is None and not self.paused:
-            if unlikely(self.phase == ENDED):
-                return self.leave()
-            if unlikely(self.server.limits.last and self.phase == IDLE):
+            if unlikely(self.phase == ENDED or self.server.limits.last and self.phase == IDLE):
                 return self.leave()
         if self.phase >= ENDED:
             read = True                     # into the void
@@ -248,7 +242,7 @@ cdef class Connection(RequestReader):
         if not server.turn.may_read(policy):
             out.size = before
             return False
-        server.count(GET_KEY, problem)
+        server.counts[<int>GET_KEY][problem] += 1
         return True
 
     cdef int give_problem(self, int problem) except -1:
@@ -257,7 +251,7 @@ cdef class Connection(RequestReader):
         cdef Request *r = &self.request
         cdef size_t before = server.out.size
         put_problem(&server.out, r.shape, problem, 0)
-        server.count(r.kind, problem)
+        server.counts[r.kind][problem] += 1
         if self.first is not None:
             self.give(self.cut(before))
         return 0
@@ -339,7 +333,7 @@ cdef class Connection(RequestReader):
             slot.state = QUEUED
             return 0
         problem = put_outcome(out, slot.shape, slot.op, status, revision, item)
-        server.count(slot.kind, problem)
+        server.counts[slot.kind][problem] += 1
         if slot.command is not None:
             self.held -= PyBytes_GET_SIZE(slot.command)
             slot.command = None
@@ -382,29 +376,24 @@ cdef class Connection(RequestReader):
         """Acts on what took too long. Nothing does while an answer is owed by the node."""
         cdef HttpServer server = self.server
         cdef uint64_t waited = server.sweeps - self.since
+        cdef bint soon = not self.paused and (self.phase == HEAD or self.phase == LEAVING)
         if self.transport is None or self.phase == ENDED and not self.paused:
             return 0
-        if self.phase == LEAVING:
-            if waited > server.header_sweeps:
-                self.transport.abort()
-        elif self.paused:
-            if waited > server.idle_sweeps:
-                self.transport.abort()
+        if waited <= (server.header_sweeps if soon else server.idle_sweeps):
+            return 0
+        if self.paused and self.transport.get_write_buffer_size() < self.unsent:
+            self.unsent = self.transport.get_write_buffer_size()
+            self.since = server.sweeps      # slow, but it reads
+        elif self.paused or self.phase == LEAVING:
+            self.transport.abort()
         elif self.first is not None:
             return 0
         elif self.phase == IDLE:
-            if waited > server.idle_sweeps:
-                self.leave()
-        elif waited > (server.header_sweeps if self.phase == HEAD else server.idle_sweeps):
+            self.leave()
+        else:
             self.refuse(TIMED_OUT)
             self.work()
         return 0
-
-
-cdef uint64_t now_us() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
 
 
 # ---------------------------------------------------------------------------------- the server
@@ -471,9 +460,6 @@ cdef class HttpServer:
             if connection.transport is not None:
                 connection.transport.abort()
 
-    cdef void count(self, int kind, int problem) noexcept:
-        self.counts[kind][problem] += 1
-
     cdef int mark(self, Connection connection) except -1:
         """The connection has a new answer: all that have are worked on at once, soon."""
         if not connection.dirty:
@@ -493,12 +479,8 @@ cdef class HttpServer:
 
     cdef int forget(self, Connection connection) except -1:
         self.open.discard(connection)
-        if not self.open:
-            if self.timer is not None:
-                self.timer.cancel()
-                self.timer = None
-            if self.empty is not None and not self.empty.done():
-                self.empty.set_result(None)
+        if not self.open and self.empty is not None and not self.empty.done():
+            self.empty.set_result(None)
         return 0
 
     cdef int arm(self) except -1:

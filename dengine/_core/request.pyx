@@ -45,9 +45,9 @@ cdef class RequestReader:
         return 0
 
     cdef int end(self) except -1:
-        self.phase = ENDED
+        memset(&self.request, 0, sizeof(Request))
         self.request.shape.persistence = CLOSE
-        self.request.shape.bare = False
+        self.phase = ENDED
         self.target = self.key = self.body = None
         return 0
 
