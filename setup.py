@@ -2,32 +2,39 @@
 
 DENGINE_BUILD=debug     bounds and None checks, assertions, -O1 -g
 DENGINE_TESTS=1         also the compiled parts of the tests (fake disk, in-memory links)
+DENGINE_ANNOTATE=1      also a page per module that shows where Python is called
+
+The flavours are built apart, in build/release and build/debug, and copied into the source tree by
+`python setup.py build_ext --inplace`: each is incremental, and the last one built is imported.
 """
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-DEBUG = os.environ.get("DENGINE_BUILD", "release") == "debug"
+FLAVOUR = os.environ.get("DENGINE_BUILD", "release")
+if FLAVOUR not in ("release", "debug"):
+    sys.exit(f"DENGINE_BUILD = {FLAVOUR!r}: unknown; use release or debug")
+DEBUG = FLAVOUR == "debug"
 TESTS = os.environ.get("DENGINE_TESTS", "0") == "1"
-CHECKED = DEBUG
-JOBS = os.cpu_count() or 1
+BUILD = Path("build", FLAVOUR)
+JOBS = len(os.sched_getaffinity(0))
 
 DIRECTIVES = {
     "language_level": 3,
-    "boundscheck": CHECKED,
+    "boundscheck": DEBUG,
     "wraparound": False,
-    "initializedcheck": CHECKED,
-    "nonecheck": CHECKED,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
     "cdivision": True,
     "embedsignature": True,
     "freethreading_compatible": False,  # one lock: the GIL
 }
-COMPILE = ["-std=gnu11", "-Wall", "-Wno-unused-function", "-Wno-unreachable-code-fallthrough"]
+COMPILE = ["-std=gnu11", "-Wall", "-Wno-unused-function"]
 COMPILE += ["-O1", "-g"] if DEBUG else ["-O2", "-g0"]
 MACROS = [("DENGINE_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 
@@ -44,38 +51,50 @@ def extensions() -> list[Extension]:
             extra_compile_args=COMPILE,
             extra_link_args=["-pthread"],
             define_macros=MACROS,
-            depends=["dengine/_core/native.h"],
+            depends=[*map(str, Path("dengine/_core").glob("*.h")), "setup.py"],
         )
         for source in sources
     ]
 
 
 class BuildInParallel(build_ext):
-    """Compiles on all cores and prints one line per module."""
+    """Translates and compiles on all cores, with one line per module as it is finished."""
+
+    def run(self) -> None:
+        if self.inplace:
+            self.build_lib, self.build_temp = str(BUILD / "lib"), str(BUILD / "temp")
+        translated = cythonize(
+            extensions(),
+            build_dir=str(BUILD),
+            compiler_directives=DIRECTIVES,
+            nthreads=JOBS,
+            force=self.force or self.directives_changed(),
+            annotate=os.environ.get("DENGINE_ANNOTATE") == "1",
+        )
+        sources = {e.name: e.sources for e in translated}
+        for extension in self.extensions:
+            extension.sources = sources[extension.name]
+        super().run()
+
+    def copy_extensions_to_source(self) -> None:
+        self.force = True  # those of the other flavour may be newer
+        super().copy_extensions_to_source()
+
+    def directives_changed(self) -> bool:
+        changed = Path(__file__).stat().st_mtime
+        return any(c.stat().st_mtime < changed for c in BUILD.rglob("*.c"))
 
     def build_extensions(self) -> None:
-        self.check_extensions_list(self.extensions)
-        done = 0
         with ThreadPoolExecutor(JOBS) as pool:
             work = {pool.submit(self.build_extension, e): e for e in self.extensions}
-            for future, extension in work.items():
+            for done, future in enumerate(as_completed(work), 1):
                 future.result()
-                done += 1
-                print(f"[{done}/{len(work)}] {extension.name}", file=sys.stderr, flush=True)
+                line = f"[{done}/{len(work)}] {work[future].name} ({FLAVOUR})"
+                print(line, file=sys.stderr, flush=True)
 
-
-# Switching between the builds must rebuild everything: the stamp names the flavour of build/.
-flavour = "debug" if DEBUG else "release"
-build_dir = f"build/{flavour}"
 
 setup(
-    ext_modules=cythonize(
-        extensions(),
-        build_dir=build_dir,
-        compiler_directives=DIRECTIVES,
-        nthreads=JOBS,
-        annotate=os.environ.get("DENGINE_ANNOTATE") == "1",
-    ),
+    ext_modules=extensions(),
     cmdclass={"build_ext": BuildInParallel},
-    options={"build": {"build_base": build_dir}},
+    options={"build": {"build_base": str(BUILD / "wheel")}},
 )

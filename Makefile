@@ -1,0 +1,97 @@
+# What a person does with a checkout: `make` alone says it. All is installed into .venv, once.
+#
+#   PYTHON=python3.12 make install       another interpreter, for a new .venv
+#   make test DENGINE_BUILD=debug        with bounds checks and assertions
+#   make test TESTS="-k lease -x"        arguments of pytest
+
+PYTHON ?= python3
+DENGINE_BUILD ?= release
+TESTS ?=
+RUN := .venv/bin/python
+CORE := $(wildcard dengine/_core/*.pyx dengine/_core/*.pxd dengine/_core/*.h)
+SIM := $(wildcard tests/sim/*.pyx tests/sim/*.pxd)
+
+# Stamps. One for the tools, one for the package, one for each flavour of the compiled modules.
+TOOLS := .venv/tools
+INSTALLED := .venv/installed
+BUILT := .venv/built-$(DENGINE_BUILD)
+BUILT_TESTS := $(BUILT)-tests
+
+export DENGINE_BUILD
+
+.DELETE_ON_ERROR:
+.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test lint bench \
+        wheel docs clean
+
+help: ## this list
+	@echo "make ..."
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "  %-36s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(BUILT) $(INSTALLED) ## build dengine into .venv (bin/dengine, bin/python)
+
+start-cluster: install ## three nodes; Ctrl-C stops all
+	@exec $(RUN) -m dengine cluster --config config/n1.toml --config config/n2.toml \
+		--config config/n3.toml
+
+start-node1 start-node2 start-node3: start-node%: install ## one of them alone
+	@exec $(RUN) -m dengine serve --config-path config/n$*.toml
+
+start-nginx: ## Nginx before the three, in the foreground: config/nginx.conf
+	@mkdir -p logs
+	@exec nginx -p . -c config/nginx.conf -e stderr
+
+test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=debug
+	$(RUN) -m pytest $(TESTS)
+
+lint: $(INSTALLED) ## ruff, cython-lint, mypy
+	$(RUN) -m ruff check .
+	PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint dengine tests
+	$(RUN) -m mypy dengine $(wildcard tests/wheel_check.py)
+
+bench: install .venv/bench ## latency and throughput, with a table at the end
+	$(if $(wildcard benchmarks/test_*.py),$(RUN) -m pytest benchmarks --benchmark-enable)
+	$(RUN) -m benchmarks.store
+	$(RUN) -m benchmarks.cluster --mode embedded
+	$(RUN) -m benchmarks.cluster --mode http
+	$(RUN) -m benchmarks.failover
+	$(RUN) -m benchmarks.idle
+
+wheel: $(INSTALLED) ## sdist and wheel into dist/
+	rm -rf dist
+	DENGINE_BUILD=release $(RUN) -m build --no-isolation
+
+docs: $(INSTALLED) ## docs/configuration.md from dengine/schema.py
+	$(RUN) -m dengine.config > docs/configuration.md
+
+clean: ## remove logs and databases
+	rm -rf db logs
+
+# ---------------------------------------------------------------------------------- stamps
+REQUIRES := import sys, tomllib; print(*tomllib.load(sys.stdin.buffer)["build-system"]["requires"])
+
+$(TOOLS): pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv .venv
+	$(RUN) -c '$(REQUIRES)' < pyproject.toml | tr ' ' '\n' > .venv/requires
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r .venv/requires
+	@touch $@
+
+$(BUILT): $(CORE) setup.py $(TOOLS)
+	$(RUN) setup.py --quiet build_ext --inplace
+	@find .venv -maxdepth 1 -name 'built-*' ! -name 'built-$(DENGINE_BUILD)*' -delete
+	@touch $@
+
+$(BUILT_TESTS): $(CORE) $(SIM) setup.py $(TOOLS)
+	DENGINE_TESTS=1 $(RUN) setup.py --quiet build_ext --inplace
+	@find .venv -maxdepth 1 -name 'built-*' ! -name 'built-$(DENGINE_BUILD)*' -delete
+	@touch $@ $(BUILT)
+
+# After the modules are built, with their line of progress each: pip would be silent.
+$(INSTALLED): pyproject.toml setup.py $(TOOLS) | $(if $(filter test,$(MAKECMDGOALS)),$(BUILT_TESTS),$(BUILT))
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--editable '.[test,lint,wheel]'
+	@touch $@
+
+.venv/bench: $(INSTALLED)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--editable '.[bench]'
+	@touch $@
