@@ -13,6 +13,7 @@
 # Configuration (payload of an ENTRY_CONFIG): u16 version (1), u16 members, u32 promise_ms, then per member
 #    u64 id, u64 incarnation, u8 flags (1: voter, 2: voter of the outgoing half, 4: learner), u16 + address
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from dengine._core.types cimport MAX_MEMBERS
 
@@ -52,11 +53,39 @@ ctypedef struct Reader:
     const uint8_t *end
     bint bad
 
-cdef uint8_t take_u8(Reader *r) noexcept nogil
-cdef uint16_t take_u16(Reader *r) noexcept nogil
-cdef uint32_t take_u32(Reader *r) noexcept nogil
-cdef uint64_t take_u64(Reader *r) noexcept nogil
-cdef const char *take_bytes(Reader *r, size_t n) noexcept nogil
+cdef inline const char *take_bytes(Reader *r, size_t n) noexcept nogil:
+    cdef const char *at = <const char *>r.at
+    if n > <size_t>(r.end - r.at):
+        r.bad = True
+        r.at = r.end
+        return NULL
+    r.at += n
+    return at
+
+cdef inline uint8_t take_u8(Reader *r) noexcept nogil:
+    cdef const char *at = take_bytes(r, 1)
+    return 0 if at == NULL else (<const uint8_t *>at)[0]
+
+cdef inline uint16_t take_u16(Reader *r) noexcept nogil:
+    cdef uint16_t x = 0
+    cdef const char *at = take_bytes(r, sizeof(x))
+    if at != NULL:
+        memcpy(&x, at, sizeof(x))
+    return x
+
+cdef inline uint32_t take_u32(Reader *r) noexcept nogil:
+    cdef uint32_t x = 0
+    cdef const char *at = take_bytes(r, sizeof(x))
+    if at != NULL:
+        memcpy(&x, at, sizeof(x))
+    return x
+
+cdef inline uint64_t take_u64(Reader *r) noexcept nogil:
+    cdef uint64_t x = 0
+    cdef const char *at = take_bytes(r, sizeof(x))
+    if at != NULL:
+        memcpy(&x, at, sizeof(x))
+    return x
 
 ctypedef struct Writer:
     # Writes into a buffer that the caller made large enough; `bad` is set instead of an overrun.
@@ -64,11 +93,25 @@ ctypedef struct Writer:
     uint8_t *end
     bint bad
 
-cdef void give_u8(Writer *w, uint8_t x) noexcept nogil
-cdef void give_u16(Writer *w, uint16_t x) noexcept nogil
-cdef void give_u32(Writer *w, uint32_t x) noexcept nogil
-cdef void give_u64(Writer *w, uint64_t x) noexcept nogil
-cdef void give_bytes(Writer *w, const void *p, size_t n) noexcept nogil
+cdef inline void give_bytes(Writer *w, const void *p, size_t n) noexcept nogil:
+    if n > <size_t>(w.end - w.at):
+        w.bad = True
+        w.at = w.end
+        return
+    memcpy(w.at, p, n)
+    w.at += n
+
+cdef inline void give_u8(Writer *w, uint8_t x) noexcept nogil:
+    give_bytes(w, &x, sizeof(x))
+
+cdef inline void give_u16(Writer *w, uint16_t x) noexcept nogil:
+    give_bytes(w, &x, sizeof(x))
+
+cdef inline void give_u32(Writer *w, uint32_t x) noexcept nogil:
+    give_bytes(w, &x, sizeof(x))
+
+cdef inline void give_u64(Writer *w, uint64_t x) noexcept nogil:
+    give_bytes(w, &x, sizeof(x))
 
 ctypedef struct Command:
     uint8_t op
@@ -101,7 +144,7 @@ cdef enum:
     VOTER_OLD = 2
     LEARNER = 4
 
-# 0, or -1: not a command of this format. Unknown ops are told apart by take: -2.
+# 0; -1: not a command of this format; -2: an op of a newer format.
 cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil
 # The payload of a write, session fields zero (session.stamp fills them in). Raises TooLargeError.
 cpdef bytes encode_put(bytes key, bytes value)
@@ -109,6 +152,8 @@ cpdef bytes encode_delete(bytes key)
 cpdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision)
 cpdef bytes encode_delete_if(bytes key, int compare, uint64_t revision)
 cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce)
+# Writes the session fields into a copy of a command at `at` (its record's payload).
+cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) noexcept nogil
 cdef bytes encode_members(const Members *m)
 cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
 
@@ -129,3 +174,7 @@ cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term, ui
 # Writes header, payload and padding at `to`; padded(RECORD_HEADER + n) bytes. Returns the record's crc.
 cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
                             const char *payload, size_t n, uint32_t crc) noexcept nogil
+
+# One row of `m`; ValueError where it does not fit.
+cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, uint8_t flags,
+                     bytes address) except -1

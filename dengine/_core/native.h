@@ -13,3 +13,4 @@ static inline int32_t add_relaxed(int32_t *at, int32_t x) { return __atomic_add_
 static inline int32_t add_acq_rel(int32_t *at, int32_t x) { return __atomic_add_fetch(at, x, __ATOMIC_ACQ_REL); }
 static inline void fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
 static inline void fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+static inline void fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }

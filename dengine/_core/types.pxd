@@ -112,7 +112,7 @@ cdef enum JobKind:
     JOB_WRITE = 1               # bits: pwritev of iov at offset
     JOB_SYNC = 2                # mark, fdatasync; covers `position`
     JOB_META = 4                # one meta slot: pwritev and fdatasync, no mark
-    JOB_PREPARE = 8             # zeros from offset 0 to `size`, fdatasync
+    JOB_PREPARE = 8             # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir
     JOB_READ = 16               # pread of iov[0] at offset
     JOB_CLOSE = 32              # close fd
 
@@ -127,7 +127,11 @@ ctypedef struct Job:
     int64_t offset
     uint64_t size
     uint64_t version            # META: the hard state's version
-    uint64_t tag                # the turn's own: which read, which segment
+    void *owner                 # the turn's own: the Tail, Segment or Fetch that the job is for
+    uint64_t tag                # the turn's own
+    const char *path            # PREPARE: owned by the turn like iov
+    const char *to
+    const char *directory
     uint64_t not_before_us
     uint64_t took_us            # out: time in the sync
     Position position           # SYNC: what it covers; out when late

@@ -1,0 +1,16 @@
+# The committed range becomes state: decode, execute, find who waits.
+from libc.stdint cimport uint64_t
+
+from dengine._core.codec cimport Command
+from dengine._core.kv cimport KV
+from dengine._core.session cimport Results, Session
+
+
+cdef class Machine:
+    cdef readonly KV kv
+    cdef readonly Session session
+    cdef readonly uint64_t applied          # index
+
+    # One record, index applied + 1. Raises InvariantError or FormatError: the node stops.
+    cdef int apply(self, const char *record, Results to) except -1
+    cdef int execute(self, const Command *c, uint64_t *revision) except -1      # returns a Status

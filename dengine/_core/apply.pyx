@@ -1,0 +1,61 @@
+"""Apply: what a committed entry does to the store, and whom it answers.
+
+It knows commands and the store; it does not know how an entry was committed.
+"""
+from cpython.ref cimport PyObject
+from libc.string cimport memset
+
+from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, EXISTS, PUT, PUT_IF, REGISTER,
+                                  Record, command_decode)
+from dengine._core.types cimport CONFLICT, MISSING, OK, RECORD_HEADER, Item, unlikely
+
+from dengine.errors import FormatError, InvariantError
+
+
+cdef class Machine:
+    def __cinit__(self, KV kv not None, Session session not None):
+        self.kv = kv
+        self.session = session
+        self.applied = 0
+
+    cdef int apply(self, const char *record, Results to) except -1:
+        cdef const Record *r = <const Record *>record
+        cdef Command c
+        cdef PyObject *waiter
+        cdef uint64_t revision = 0
+        cdef int status, fault
+        if unlikely(r.index != self.applied + 1):
+            raise InvariantError(f"entry {r.index} applied after {self.applied}")
+        if r.kind == ENTRY_COMMAND:
+            fault = command_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &c)
+            if unlikely(fault == -2):
+                raise FormatError(f"entry {r.index} holds a command of a newer version: this node "
+                                  "stops and its data is untouched; upgrade it and start again")
+            if unlikely(fault):
+                raise InvariantError(f"entry {r.index} holds no command")
+            if c.op == REGISTER:
+                self.session.register(&c, r.index)
+            else:
+                status = self.execute(&c, &revision)
+                waiter = self.session.resolve(c.session, c.sequence, r.index)
+                if waiter != NULL:
+                    to.add(waiter, status, revision, NULL)
+        self.applied = r.index
+        return 0
+
+    cdef int execute(self, const Command *c, uint64_t *revision) except -1:
+        cdef const Item *item
+        cdef int status
+        if c.op == PUT_IF or c.op == DELETE_IF:
+            item = self.kv.get(c.key, c.key_size)
+            if item == NULL if c.compare == EXISTS else (
+                    (0 if item == NULL else item.mod_revision) != c.revision):
+                revision[0] = 0 if item == NULL else item.mod_revision
+                return CONFLICT
+        if c.op == PUT or c.op == PUT_IF:
+            self.kv.put(c.key, c.key_size, c.value, c.value_size, c.lease)
+            revision[0] = self.kv.revision
+            return OK
+        status = OK if self.kv.delete(c.key, c.key_size) else MISSING
+        revision[0] = self.kv.revision
+        return status

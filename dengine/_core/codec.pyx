@@ -1,0 +1,298 @@
+"""Entries and commands to bytes and back.
+
+This module decides what the bytes of a record, a command and a configuration mean. It does not know
+where they come from or go to: every reader is told how many bytes it may look at.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy, memset
+
+from dengine._core.crc cimport crc32c
+from dengine._core.types cimport MAX_KEY, MAX_RECORD, MAX_VALUE, RECORD_HEADER
+
+from dengine.errors import TooLargeError
+
+cdef enum:
+    CRC_FROM = 8                # length and crc themselves are not covered (length by its use)
+    CONFIG_VERSION = 1
+
+
+cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
+                            const char *payload, size_t n, uint32_t crc) noexcept nogil:
+    cdef Record *r = <Record *>to
+    cdef size_t length = RECORD_HEADER + n
+    r.length = <uint32_t>length
+    r.term = term
+    r.index = index
+    r.kind = kind
+    r.flags = 0
+    r.zero = 0
+    r.raw_length = 0
+    if payload != NULL:
+        memcpy(to + RECORD_HEADER, payload, n)
+    memset(to + length, 0, padded(length) - length)
+    r.crc = crc32c(to + CRC_FROM, length - CRC_FROM, crc)
+    return r.crc
+
+
+cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term,
+                      uint32_t crc) noexcept nogil:
+    cdef const Record *r = <const Record *>p
+    if n < sizeof(uint32_t):
+        return RECORD_SHORT
+    if r.length == 0:
+        return RECORD_END
+    if r.length < RECORD_HEADER or r.length > MAX_RECORD:
+        return RECORD_LENGTH
+    if padded(r.length) > n:
+        return RECORD_SHORT
+    if crc32c(p + CRC_FROM, r.length - CRC_FROM, crc) != r.crc:
+        return RECORD_CRC
+    if r.index != index or r.term < term or r.term == 0:
+        return RECORD_ORDER
+    if (r.kind < ENTRY_NOOP or r.kind > ENTRY_CONFIG or r.flags != 0 or r.zero != 0
+            or r.raw_length != 0):
+        return RECORD_KIND
+    return RECORD_OK
+
+
+# ------------------------------------------------------------------------------------- commands
+cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil:
+    cdef Reader r
+    r.at = <const uint8_t *>p
+    r.end = r.at + n
+    r.bad = False
+    out.op = take_u8(&r)
+    out.session = take_u64(&r)
+    out.sequence = take_u64(&r)
+    out.floor = take_u64(&r)
+    out.key = NULL
+    out.value = NULL
+    out.key_size = 0
+    out.value_size = 0
+    if r.bad:
+        return -1
+    if out.op == REGISTER:
+        out.node = take_u64(&r)
+        out.incarnation = take_u64(&r)
+        out.nonce = take_u64(&r)
+    elif out.op >= PUT and out.op <= DELETE_IF:
+        if out.op >= PUT_IF:
+            out.compare = take_u8(&r)
+            out.revision = take_u64(&r)
+            r.bad |= out.compare > EXISTS
+        if out.op == PUT or out.op == PUT_IF:
+            out.lease = take_u64(&r)
+            r.bad |= out.lease != 0
+        out.key_size = take_u32(&r)
+        out.key = take_bytes(&r, out.key_size)
+        if out.op == PUT or out.op == PUT_IF:
+            out.value_size = take_u32(&r)
+            out.value = take_bytes(&r, out.value_size)
+        r.bad |= out.key_size == 0 or out.key_size > MAX_KEY or out.value_size > MAX_VALUE
+    else:
+        return -2
+    return -1 if r.bad or r.at != r.end else 0
+
+
+cdef inline bytes blank(size_t n, Writer *w):
+    """An uninitialised command of n bytes and a writer behind its zeroed session fields."""
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
+    w.at = <uint8_t *>PyBytes_AS_STRING(out)
+    w.end = w.at + n
+    w.bad = False
+    memset(w.at, 0, COMMAND_HEADER)
+    return out
+
+
+cdef int check_size(bytes key, bytes value) except -1:
+    if PyBytes_GET_SIZE(key) == 0:
+        raise TooLargeError("the key is empty: nothing was written; a key has 1 to 4096 bytes")
+    if PyBytes_GET_SIZE(key) > MAX_KEY:
+        raise TooLargeError(
+            f"the key has {len(key)} bytes, the limit is {MAX_KEY}: nothing was written; "
+            "use a shorter key")
+    if value is not None and PyBytes_GET_SIZE(value) > MAX_VALUE:
+        raise TooLargeError(
+            f"the value has {len(value)} bytes, the limit is {MAX_VALUE}: nothing was written; "
+            "split it over several keys")
+    return 0
+
+
+cdef bytes encode(uint8_t op, uint8_t compare, uint64_t revision, bytes key, bytes value):
+    check_size(key, value)
+    cdef size_t k = PyBytes_GET_SIZE(key)
+    cdef size_t v = 0 if value is None else PyBytes_GET_SIZE(value)
+    cdef bint conditional = op >= PUT_IF
+    cdef bint puts = op == PUT or op == PUT_IF
+    cdef Writer w
+    cdef bytes out = blank(COMMAND_HEADER + (9 if conditional else 0) + 4 + k
+                           + (12 + v if puts else 0), &w)
+    w.at[0] = op
+    w.at += COMMAND_HEADER
+    if conditional:
+        give_u8(&w, compare)
+        give_u64(&w, revision)
+    if puts:
+        give_u64(&w, 0)
+    give_u32(&w, <uint32_t>k)
+    give_bytes(&w, PyBytes_AS_STRING(key), k)
+    if puts:
+        give_u32(&w, <uint32_t>v)
+        give_bytes(&w, PyBytes_AS_STRING(value), v)
+    return out
+
+
+cpdef bytes encode_put(bytes key, bytes value):
+    """A put of `value` at `key`. Raises TooLargeError."""
+    if key is None or value is None:
+        raise TypeError("key and value must be bytes")
+    return encode(PUT, 0, 0, key, value)
+
+
+cpdef bytes encode_delete(bytes key):
+    """A delete of `key`. Raises TooLargeError."""
+    if key is None:
+        raise TypeError("the key must be bytes")
+    return encode(DELETE, 0, 0, key, None)
+
+
+cpdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision):
+    """A put where the compare holds (Compare). Raises TooLargeError."""
+    if key is None or value is None:
+        raise TypeError("key and value must be bytes")
+    return encode(PUT_IF, compare, revision, key, value)
+
+
+cpdef bytes encode_delete_if(bytes key, int compare, uint64_t revision):
+    """A delete where the compare holds (Compare). Raises TooLargeError."""
+    if key is None:
+        raise TypeError("the key must be bytes")
+    return encode(DELETE_IF, compare, revision, key, None)
+
+
+cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce):
+    cdef Writer w
+    cdef bytes out = blank(COMMAND_HEADER + 24, &w)
+    w.at[0] = REGISTER
+    w.at += COMMAND_HEADER
+    give_u64(&w, node)
+    give_u64(&w, incarnation)
+    give_u64(&w, nonce)
+    return out
+
+
+cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) noexcept nogil:
+    memcpy(at + 1, &session, 8)
+    memcpy(at + 9, &sequence, 8)
+    memcpy(at + 17, &floor, 8)
+
+
+# ------------------------------------------------------------------------------- configurations
+cdef bytes encode_members(const Members *m):
+    cdef size_t n = 8
+    cdef int i
+    for i in range(m.count):
+        n += 19 + m.address_size[i]
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
+    cdef Writer w
+    w.at = <uint8_t *>PyBytes_AS_STRING(out)
+    w.end = w.at + n
+    w.bad = False
+    give_u16(&w, CONFIG_VERSION)
+    give_u16(&w, m.count)
+    give_u32(&w, m.promise_ms)
+    for i in range(m.count):
+        give_u64(&w, m.id[i])
+        give_u64(&w, m.incarnation[i])
+        give_u8(&w, m.flags[i])
+        give_u16(&w, m.address_size[i])
+        give_bytes(&w, m.address[i], m.address_size[i])
+    return out
+
+
+cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil:
+    cdef Reader r
+    cdef const char *address
+    cdef int i
+    r.at = <const uint8_t *>p
+    r.end = r.at + n
+    r.bad = False
+    if take_u16(&r) != CONFIG_VERSION:
+        return -2
+    out.count = take_u16(&r)
+    out.promise_ms = take_u32(&r)
+    if r.bad or out.count == 0 or out.count > MAX_MEMBERS:
+        return -1
+    for i in range(out.count):
+        out.id[i] = take_u64(&r)
+        out.incarnation[i] = take_u64(&r)
+        out.flags[i] = take_u8(&r)
+        out.address_size[i] = take_u16(&r)
+        if out.address_size[i] > 255:
+            return -1
+        address = take_bytes(&r, out.address_size[i])
+        if r.bad or out.id[i] == 0 or (i and out.id[i] <= out.id[i - 1]):
+            return -1
+        memcpy(out.address[i], address, out.address_size[i])
+    return 0 if r.at == r.end else -1
+
+
+# --------------------------------------------------------------------------------- for the tests
+def decode_command(bytes data not None):
+    """(op, session, sequence, floor, compare, revision, key, value) of a command; ValueError."""
+    cdef Command c
+    cdef int bad
+    memset(&c, 0, sizeof(c))
+    bad = command_decode(data, len(data), &c)
+    if bad:
+        raise ValueError("not a command" if bad == -1 else f"an op of a newer format: {c.op}")
+    if c.op == REGISTER:
+        return c.op, c.session, c.sequence, c.floor, c.node, c.incarnation, c.nonce, None
+    return (c.op, c.session, c.sequence, c.floor, c.compare, c.revision, c.key[:c.key_size],
+            c.value[:c.value_size] if c.value != NULL else None)
+
+
+def encode_record(uint64_t term, uint64_t index, uint8_t kind, bytes payload not None,
+                  uint32_t crc):
+    """One padded record that continues the chain at `crc`."""
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, padded(RECORD_HEADER + len(payload)))
+    record_encode(PyBytes_AS_STRING(out), term, index, kind, payload, len(payload), crc)
+    return out
+
+
+def check_record(bytes data not None, uint64_t index, uint64_t term, uint32_t crc):
+    """The RecordFault of `data` as the record `index` after (term, crc)."""
+    return record_check(data, len(data), index, term, crc)
+
+
+def roundtrip_members(bytes data not None):
+    """Decodes and encodes a configuration; ValueError."""
+    cdef Members m
+    if members_decode(data, len(data), &m):
+        raise ValueError("not a configuration")
+    return encode_members(&m)
+
+
+def build_members(list members not None, uint32_t promise_ms):
+    """The payload of a configuration entry of (id, incarnation, flags, address) rows."""
+    cdef Members m
+    cdef int i = 0
+    memset(&m, 0, sizeof(m))
+    m.count = len(members)
+    m.promise_ms = promise_ms
+    for node, incarnation, flags, address in members:
+        fill_member(&m, i, node, incarnation, flags, address)
+        i += 1
+    return encode_members(&m)
+
+
+cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, uint8_t flags,
+                     bytes address) except -1:
+    if slot >= MAX_MEMBERS or PyBytes_GET_SIZE(address) > 255:
+        raise ValueError("too many members, or an address of more than 255 bytes")
+    m.id[slot] = node
+    m.incarnation[slot] = incarnation
+    m.flags[slot] = flags
+    m.address_size[slot] = <uint16_t>PyBytes_GET_SIZE(address)
+    memcpy(m.address[slot], PyBytes_AS_STRING(address), m.address_size[slot])
+    return 0

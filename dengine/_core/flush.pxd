@@ -1,0 +1,92 @@
+# What the worker threads run: one job at a time, in the order they were submitted, without the GIL.
+#
+# `run` does one job and knows nothing of threads: the simulator calls it itself. A Worker is a thread around
+# it and the ring that it shares with the turn. Two exist per node: the flusher (writes, syncs, hard state) and
+# the preparer (zeros for the next segment, reads of old ones).
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from dengine._core.types cimport Io, Job, JOBS, Position, iovec
+
+cdef extern from "native.h" nogil:
+    uint64_t load_acquire(const uint64_t *at)
+    void store_release(uint64_t *at, uint64_t x)
+    void fence_acquire()
+    void fence_release()
+    void fence_full()
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+
+ctypedef struct Marks:
+    # Owned by whoever runs the jobs, except `written`.
+    Position done               # last completed sync
+    int fd                      # of the segment that `done` lies in
+    bint fresh                  # `done` stands in no mark yet
+    uint64_t sequence           # of the newest mark
+    uint64_t syncs              # counters
+    uint64_t sync_bytes
+    uint64_t sync_us
+    uint64_t longest_us
+    # What is written, by the turn, for late syncs: a sequence lock (odd while it changes).
+    uint64_t written_lock
+    Position written
+
+cdef void publish(Marks *m, const Position *p) noexcept nogil               # the turn
+cdef void read_written(Marks *m, Position *to) noexcept nogil               # the flusher
+
+# Does one job; its outcome is in job.error. A mark is written before the sync, of the sync before it.
+cdef void run(Job *job, const Io *io) noexcept nogil
+# Brings the mark up to date; nothing to do unless marks.fresh. Returns 0 or an errno.
+cdef int refresh(Marks *m, const Io *io) noexcept nogil
+# One mark as it lies on disk, and its check: 0 when p holds a valid mark.
+cdef void mark_encode(char *page, const Position *p, uint64_t sequence) noexcept nogil
+cdef int mark_decode(const char *page, Position *out, uint64_t *sequence) noexcept nogil
+
+
+cdef struct Ring:
+    # Single producer (the turn), single consumer (the worker). Slot i % JOBS.
+    Job jobs[JOBS]
+    uint64_t head               # submitted: written by the turn with release
+    uint64_t started            # begun: written by the worker, sequentially consistent
+    uint64_t done               # finished: written by the worker with release
+    uint64_t taken              # taken back: the turn's own
+    uint64_t hurry              # a late job need not wait: set by the turn, cleared by the worker
+    uint64_t stop
+    uint64_t failed             # errno of a sync that no job asked for: written by the worker
+    int event_fd                # told after each job; -1: nobody listens
+    uint64_t idle_us            # after which marks are refreshed; 0: never
+    const Io *io
+    Marks *marks
+    pthread_mutex_t lock        # of `work` and `finished` only
+    pthread_cond_t work         # the turn submitted
+    pthread_cond_t finished     # the worker finished; a Store call may wait for it
+    pthread_t thread
+
+
+cdef class Worker:
+    cdef Ring *ring
+    cdef readonly bint started
+
+    cdef int open(self, const Io *io, Marks *marks, uint64_t idle_us) except -1
+    cdef int start(self, str name, int event_fd) except -1
+    cdef int stop(self) except -1                       # finishes what was submitted, ends the thread
+    cdef Job *slot(self) except NULL                    # the next free one, zeroed; submit publishes it
+    cdef uint64_t submit(self) noexcept                 # the job's number, from 1
+    # False: the job has not begun, so it will see what was published before this call.
+    cdef bint has_started(self, uint64_t number) noexcept
+    cdef bint has_finished(self, uint64_t number) noexcept
+    cdef bint has_room(self, int n) noexcept
+    cdef bint idle(self) noexcept                       # nothing submitted is unfinished
+    cdef void hurry(self) noexcept
+    cdef Job *take(self) noexcept                       # the oldest finished job, or NULL
+    cdef void give_back(self) noexcept                  # after take: its slot is free
+    # Until job `number` has finished, or for_us went by: 0 or non-zero. Call it without the GIL where you can.
+    cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil
+    # The simulator, and a Worker that has no thread.
+    cdef int run_one(self) except -1                    # 1: a job was run; 0: there is none
+    cdef int run_inline(self) except -1

@@ -1,0 +1,43 @@
+# Identity and hard state: who this node is, and what it may never forget.
+#
+# The file `meta` has two slots in separate blocks. A save writes slot 0, syncs (messages may now rely on it), writes
+# slot 1, syncs: at rest both are equal, so one bad slot is always covered. meta decides the bytes; the turn decides
+# when, and the flusher writes.
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from dengine._core.types cimport Io, PAGE
+
+cdef enum:
+    META_FORMAT = 1
+
+cdef packed struct MetaSlot:
+    uint64_t magic
+    uint32_t format
+    uint32_t crc                # of what follows
+    uint64_t sequence           # of the save; grows by one
+    uint64_t cluster
+    uint64_t node
+    uint64_t incarnation        # random, of this data directory
+    uint8_t boot_id[16]         # of the kernel that ran the node at its last start
+    uint8_t dirty               # 0, a later format rule
+    uint8_t doubt               # 0, a later format rule
+    uint16_t zero
+    uint32_t zero2
+    uint64_t term
+    uint64_t vote
+
+
+cdef class Meta:
+    cdef const Io *io
+    cdef int fd
+    cdef MetaSlot state
+    cdef bytes path
+
+    # Opens or creates. Raises FormatError, CorruptionError (both slots bad), StorageError.
+    cdef int open(self, const Io *io, bytes directory) except -1
+    cdef int create(self, const Io *io, bytes directory, uint64_t cluster, uint64_t node,
+                    uint64_t incarnation) except -1
+    # A new page for `term` and `vote`, malloced: the caller frees it once both slots are written.
+    cdef char *page(self, uint64_t term, uint64_t vote) except NULL
+    cdef int save_now(self) except -1                   # both slots, in the calling thread
+    cdef int close(self) except -1

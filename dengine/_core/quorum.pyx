@@ -1,0 +1,105 @@
+"""Quorums of simple and joint configurations (Ongaro's dissertation, 4.3).
+
+It counts; it knows no roles, terms or logs.
+"""
+from libc.string cimport memset
+
+from dengine._core.codec cimport LEARNER, VOTER, VOTER_OLD
+
+cdef extern from * nogil:
+    int popcount "__builtin_popcount"(unsigned int)
+
+
+cdef void config_from(Config *to, const Members *m) noexcept nogil:
+    cdef int i
+    memset(to, 0, sizeof(Config))
+    to.count = m.count
+    for i in range(m.count):
+        to.id[i] = m.id[i]
+        to.incarnation[i] = m.incarnation[i]
+        if m.flags[i] & VOTER:
+            to.voters |= <uint32_t>1 << i
+        if m.flags[i] & VOTER_OLD:
+            to.outgoing |= <uint32_t>1 << i
+        if m.flags[i] & LEARNER:
+            to.learners |= <uint32_t>1 << i
+
+
+cdef int slot_of(const Config *c, uint64_t node) noexcept nogil:
+    cdef int i
+    for i in range(c.count):
+        if c.id[i] == node:
+            return i
+    return -1
+
+
+cdef bint is_voter(const Config *c, uint64_t node) noexcept nogil:
+    cdef int slot = slot_of(c, node)
+    return slot >= 0 and ((c.voters | c.outgoing) >> slot & 1) != 0
+
+
+cdef int voters_below(const Config *c, uint64_t node) noexcept nogil:
+    cdef int i, n = 0
+    for i in range(c.count):
+        if c.id[i] < node and (c.voters | c.outgoing) >> i & 1:
+            n += 1
+    return n
+
+
+cdef bint sole_voter(const Config *c, uint64_t node) noexcept nogil:
+    cdef int slot = slot_of(c, node)
+    return slot >= 0 and c.outgoing == 0 and c.voters == <uint32_t>1 << slot
+
+
+cdef uint64_t half_value(uint32_t half, int count, const uint64_t *value) noexcept nogil:
+    """The largest value that a majority of `half` reaches: the median from above."""
+    cdef uint64_t sorted[MAX_MEMBERS]
+    cdef int n = 0, i, j
+    for i in range(count):
+        if half >> i & 1:
+            j = n
+            while j > 0 and sorted[j - 1] < value[i]:
+                sorted[j] = sorted[j - 1]
+                j -= 1
+            sorted[j] = value[i]
+            n += 1
+    return sorted[n // 2] if n else 0
+
+
+cdef uint64_t quorum_value(const Config *c, const uint64_t *value) noexcept nogil:
+    cdef uint64_t new = half_value(c.voters, c.count, value)
+    if c.outgoing == 0:
+        return new
+    cdef uint64_t old = half_value(c.outgoing, c.count, value)
+    return new if new < old else old
+
+
+cdef bint quorum_has(const Config *c, uint32_t slots) noexcept nogil:
+    if 2 * popcount(c.voters & slots) <= popcount(c.voters):
+        return False
+    return c.outgoing == 0 or 2 * popcount(c.outgoing & slots) > popcount(c.outgoing)
+
+
+cdef bint all_have(const Config *c, uint32_t slots) noexcept nogil:
+    cdef uint32_t all = c.voters | c.outgoing
+    return all != 0 and (all & slots) == all
+
+
+# --------------------------------------------------------------------------------- for the tests
+def quorum_of(uint32_t voters, uint32_t outgoing, list values):
+    """(highest value a quorum reaches, slots that have it form a quorum)."""
+    cdef Config c
+    cdef uint64_t value[MAX_MEMBERS]
+    cdef uint32_t slots = 0
+    cdef int i
+    memset(&c, 0, sizeof(c))
+    c.count = len(values)
+    c.voters = voters
+    c.outgoing = outgoing
+    for i in range(c.count):
+        value[i] = values[i]
+    cdef uint64_t reached = quorum_value(&c, value)
+    for i in range(c.count):
+        if value[i] >= reached:
+            slots |= <uint32_t>1 << i
+    return reached, quorum_has(&c, slots)

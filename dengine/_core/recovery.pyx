@@ -1,0 +1,276 @@
+"""Recovery of the log: what is accepted is what the disk returns after a sync.
+
+It decides which records live, which are a torn tail, and what is corruption (DESIGN: header and anchor,
+marks, recovery). It runs once, before the first message; it knows no consensus.
+"""
+import re
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from dengine._core.codec cimport RECORD_END, RECORD_KIND, RECORD_OK, Record, padded, record_check
+from dengine._core.flush cimport mark_decode
+from dengine._core.log cimport (Segment, SegmentHeader, header_decode, segment_free, segment_new,
+                                segment_note)
+from dengine._core.types cimport MAX_RECORD, PAGE, SEGMENT_DATA
+
+from dengine._core.log import segment_name
+from dengine.errors import CorruptionError, FormatError
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_RDWR, O_CLOEXEC, O_NOFOLLOW
+
+cdef enum:
+    WINDOW = 4 << 20            # bytes read at once; more than the largest record
+    UNIT = 8
+
+FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match its checksum",
+          5: "does not continue the log"}
+
+
+cdef class Scan:
+    """One pass over the segments of a log."""
+    cdef Log log
+    cdef Found found
+    cdef char *window
+    cdef list stale                         # names to remove at the end
+
+    def __cinit__(self):
+        self.window = <char *>malloc(WINDOW)
+        if self.window == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.window)
+
+    cdef int run(self, list names) except -1:
+        cdef dict headers = {}
+        cdef list epochs = sorted(int(n[:-4], 16) for n in names
+                                  if re.fullmatch(r"[0-9a-f]{16}\.seg", n))
+        cdef list opened = []
+        cdef bint reached = False
+        self.stale = [n for n in names if n.endswith(".seg.new")]
+        for epoch in epochs:
+            opened.append((epoch, self.open(epoch)))
+        for epoch, fd in opened:
+            self.read_marks(epoch, fd)
+        for i, (epoch, fd) in enumerate(opened):
+            reached |= epoch == self.found.mark.epoch
+            self.segment(epoch, fd, i == len(opened) - 1)
+        if self.found.mark.epoch and not reached:
+            raise CorruptionError(
+                f"{self.name(self.found.mark.epoch)} is missing, but a completed sync proves "
+                f"entries up to {self.found.mark.index} in it; nothing was changed; restore the "
+                "file or the directory from a backup")
+        return self.finish()
+
+    cdef str name(self, uint64_t epoch):
+        return f"{self.log.directory.decode()}/{segment_name(epoch)}"
+
+    cdef int open(self, uint64_t epoch) except -1:
+        """Opens and syncs a segment: what is read afterwards is what the disk holds."""
+        path = self.name(epoch).encode()
+        cdef int fd = self.log.io.open(self.log.io.ctx, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
+        self.log.check(-fd if fd < 0 else 0, "opened")
+        self.log.check(-self.log.io.fdatasync(self.log.io.ctx, fd), "synced")
+        if epoch >= self.log.next_epoch:
+            self.log.next_epoch = epoch + 1
+        return fd
+
+    cdef int read(self, int fd, char *to, size_t n, uint64_t offset) except -1:
+        """n bytes at offset; zeros where the file ends before."""
+        cdef int64_t got
+        cdef size_t have = 0
+        while have < n:
+            got = self.log.io.pread(self.log.io.ctx, fd, to + have, n - have, offset + have)
+            self.log.check(<int>-got if got < 0 else 0, "read")
+            if got == 0:
+                memset(to + have, 0, n - have)
+                break
+            have += got
+        return 0
+
+    cdef int read_marks(self, uint64_t epoch, int fd) except -1:
+        cdef Position p
+        cdef uint64_t sequence
+        cdef int i
+        for i in range(2):
+            self.read(fd, self.window, PAGE, PAGE * (1 + i))
+            if mark_decode(self.window, &p, &sequence) == 0 and sequence > self.found.sequence:
+                self.found.mark = p
+                self.found.sequence = sequence
+        return 0
+
+    cdef int segment(self, uint64_t epoch, int fd, bint newest) except -1:
+        cdef SegmentHeader h
+        cdef Segment *s
+        cdef int fault
+        cdef bint proven = epoch <= self.found.mark.epoch
+        cdef int64_t size = self.log.io.size(self.log.io.ctx, fd)
+        self.log.check(<int>-size if size < 0 else 0, "read")
+        if epoch >= self.found.mark.epoch:          # not proven: from the disk, not from the cache
+            self.log.io.drop(self.log.io.ctx, fd, 0, size)
+        self.read(fd, self.window, PAGE, 0)
+        fault = header_decode(self.window, &h)
+        if fault == 3:
+            raise FormatError(f"{self.name(epoch)} is of a newer format: nothing was changed; use "
+                              "the dengine version that wrote it, or a later one")
+        if fault == 1 and newest and size >= SEGMENT_DATA and not proven:
+            self.log.prepared = segment_new(epoch, size, fd)    # zeros, ready to be used
+            return 0
+        if fault == 0 and (h.cluster != self.log.cluster
+                           or h.incarnation != self.log.incarnation or h.epoch != epoch):
+            raise FormatError(f"{self.name(epoch)} belongs to another node, cluster or place in "
+                              "the log: nothing was changed; move it out of the directory")
+        if fault == 0 and h.size != <uint64_t>size:
+            fault = 2
+        if fault or not self.reaches(&h):
+            # A blank one of a lower epoch is a prepared file that was passed over: the next anchor tells.
+            if proven and (fault != 1 or epoch == self.found.mark.epoch):
+                raise CorruptionError(
+                    f"{self.name(epoch)}: its header {'is damaged' if fault else 'does not continue the log'}"
+                    f", but a completed sync proves entries up to {self.found.mark.index}; nothing "
+                    "was changed; restore the directory from a backup")
+            if fault != 1:
+                self.found.notes.append(f"{segment_name(epoch)} was never synced and is left out")
+            self.log.io.close(self.log.io.ctx, fd)
+            self.stale.append(segment_name(epoch))
+            return 0
+        s = segment_new(epoch, size, fd)
+        s.first = h.anchor_index + 1
+        s.anchor_term = h.anchor_term
+        s.anchor_crc = h.anchor_crc
+        self.keep_to(h.anchor_index, h.anchor_term, h.anchor_crc)
+        self.log.push(s)
+        return self.records(s)
+
+    cdef bint reaches(self, const SegmentHeader *h) except -1:
+        """Does the chain hold the entry that this segment is anchored at?"""
+        if h.anchor_index > self.log.last:
+            return False
+        if self.found.terms.at(h.anchor_index) != h.anchor_term:
+            return False
+        return self.log.crc_at(h.anchor_index) == h.anchor_crc
+
+    cdef int keep_to(self, uint64_t index, uint64_t term, uint32_t crc) except -1:
+        """Records above a newer anchor are dead."""
+        cdef Segment *s
+        if index == self.log.last:
+            return 0
+        while self.log.count and self.log.segments[self.log.count - 1].first > index + 1:
+            self.log.count -= 1
+            s = self.log.segments[self.log.count]
+            self.stale.append(segment_name(s.epoch))
+            if s.map != NULL:
+                self.log.io.unmap(self.log.io.ctx, s.map, s.size)
+            self.log.io.close(self.log.io.ctx, s.fd)
+            segment_free(s)
+        if self.log.count:
+            s = self.log.segments[self.log.count - 1]
+            if index + 1 - s.first < s.count:
+                s.count = index + 1 - s.first
+                s.end = <uint64_t>s.offsets[s.count] * UNIT
+        self.found.terms.cut(index)
+        self.log.scratch_first = 0
+        self.log.last = index
+        self.log.last_term = term
+        self.log.last_crc = crc
+        return 0
+
+    cdef int records(self, Segment *s) except -1:
+        """Follows the chain through one segment, to its end or the first bad record."""
+        cdef uint64_t base = 0, have = 0        # the window: file bytes [base, base + have)
+        cdef const char *at
+        cdef const Record *r
+        cdef int fault
+        while True:
+            if s.end + MAX_RECORD + UNIT > base + have and base + have < s.size:
+                base = s.end
+                have = min(<uint64_t>WINDOW, s.size - base)
+                self.read(s.fd, self.window, have, base)
+            at = self.window + (s.end - base)
+            if s.end + sizeof(uint32_t) > s.size:
+                fault = RECORD_END
+                break
+            fault = record_check(at, base + have - s.end, self.log.last + 1, self.log.last_term,
+                                 self.log.last_crc)
+            if fault != RECORD_OK:
+                break
+            r = <const Record *>at
+            segment_note(s, s.end)
+            s.end += padded(r.length)
+            self.found.terms.append(r.term, 1)
+            self.log.last += 1
+            self.log.last_term = r.term
+            self.log.last_crc = r.crc
+        if fault == RECORD_KIND:
+            raise FormatError(f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} is "
+                              "of a kind that this version does not know: nothing was changed; use "
+                              "the dengine version that wrote it, or a later one")
+        if s.epoch == self.found.mark.epoch and s.end < self.found.mark.offset:
+            raise CorruptionError(
+                f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
+                f"{FAULTS.get(fault, 'is missing')}, but a completed sync proves entries up to "
+                f"{self.found.mark.index}; nothing was changed; restore the directory from a backup")
+        if fault != RECORD_END:
+            self.found.notes.append(f"{segment_name(s.epoch)}, offset {s.end}: a torn tail after "
+                                    f"entry {self.log.last} is cut: it {FAULTS[fault]}")
+        return 0
+
+    cdef int finish(self) except -1:
+        cdef Segment *s
+        cdef Log log = self.log
+        for name in self.stale:
+            log.io.unlink(log.io.ctx, log.directory + b"/" + name.encode())
+        if self.stale:
+            log.check(-log.io.sync_dir(log.io.ctx, log.directory), "synced")
+        self.found.commit = min(self.found.mark.commit, log.last)
+        log.written = log.last
+        log.synced = log.last
+        if log.prepared != NULL and log.prepared.epoch + 1 != log.next_epoch:
+            log.prepared = NULL
+        if log.count == 0:
+            return 0
+        s = log.segments[log.count - 1]
+        if self.blank_behind(s):                # nothing readable is overwritten: go on in place
+            log.must_roll = False
+            log.open_tail(s)
+        log.marks.sequence = self.found.sequence
+        log.marks.done.epoch = s.epoch
+        log.marks.done.offset = s.end
+        log.marks.done.index = log.last
+        log.marks.done.term = log.last_term
+        log.marks.done.crc = log.last_crc
+        log.marks.done.commit = self.found.commit
+        log.marks.written = log.marks.done
+        log.marks.fd = s.fd
+        log.marks.fresh = True
+        return 0
+
+    cdef bint blank_behind(self, Segment *s) except -1:
+        cdef uint64_t at = s.end
+        cdef size_t n, i
+        while at < s.size:
+            n = min(<uint64_t>WINDOW, s.size - at)
+            self.read(s.fd, self.window, n, at)
+            for i in range(n):
+                if self.window[i]:
+                    return False
+            at += n
+        return True
+
+
+cdef Found recover(Log log, list names):
+    cdef Scan scan = Scan()
+    scan.log = log
+    scan.found = Found()
+    scan.run(names)
+    return scan.found
+
+
+cdef class Found:
+    def __cinit__(self):
+        self.terms = Terms()
+        self.notes = []
+        memset(&self.mark, 0, sizeof(self.mark))

@@ -1,0 +1,57 @@
+# Which writes of this node are under way, and which sessions the cluster knows.
+#
+# A node process registers one session: (node, incarnation, nonce). Its writes carry (session, sequence, floor) and
+# are resolved when this node applies them. With one voter the session is 0 and nothing is registered.
+from libc.stdint cimport uint32_t, uint64_t
+
+from cpython.ref cimport PyObject
+
+from dengine._core.codec cimport Command
+from dengine._core.types cimport MAX_MEMBERS, PENDING, Item, Waiter
+
+ctypedef struct Result:
+    PyObject *waiter            # one reference
+    Item *item                  # one reference, or NULL
+    uint64_t revision
+    int status
+
+ctypedef struct Registered:
+    uint64_t node
+    uint64_t incarnation
+    uint64_t nonce
+    uint64_t id                 # index of its first entry
+
+
+cdef class Results:
+    # What is told to waiters after the state has changed, in one batch.
+    cdef Result *items
+    cdef size_t count
+    cdef size_t capacity
+
+    # Takes over the reference to the waiter; holds the item.
+    cdef int add(self, PyObject *waiter, int status, uint64_t revision, const Item *item) except -1
+    cdef int add_waiter(self, Waiter waiter, int status) except -1      # takes its own reference
+    cdef size_t deliver(self) except? 0
+
+
+cdef class Session:
+    cdef readonly uint64_t node
+    cdef readonly uint64_t incarnation
+    cdef readonly uint64_t nonce
+    cdef readonly uint64_t id
+    cdef readonly bint ready                # writes may be proposed
+    cdef readonly uint64_t after            # entries up to this index are of an earlier process
+    cdef readonly uint64_t next             # next sequence
+    cdef readonly uint64_t floor            # lowest sequence still waited for
+    cdef readonly size_t bytes              # of commands in flight
+    cdef PyObject *pending[PENDING]         # by sequence: one reference each
+    cdef Registered table[MAX_MEMBERS]      # replicated: the newest session of each node
+    cdef int table_count
+
+    cdef bint has_room(self) noexcept
+    cdef int assign(self, Waiter waiter) except -1              # stamps its command, keeps it
+    # The waiter of an applied command of this session, with its reference; NULL: nobody waits.
+    cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept
+    cdef PyObject *withdraw(self, uint64_t sequence) noexcept   # it was not proposed
+    cdef int register(self, const Command *c, uint64_t index) except -1
+    cdef int expire(self, uint64_t now_us, int status, Results to) except -1

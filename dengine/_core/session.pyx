@@ -1,0 +1,170 @@
+"""Sessions: the writes of this node under way, and the registered sessions of all nodes.
+
+It decides who is told about an applied command. It knows no log and no roles.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+
+from dengine._core.codec cimport stamp
+from dengine._core.tree cimport item_drop, item_hold
+from dengine._core.types cimport unlikely
+
+from dengine.errors import InvariantError
+
+cdef enum:
+    IN_FLIGHT_BYTES = 32 << 20  # of commands of one node: bounds the logs' unacknowledged tail
+
+
+cdef class Results:
+    def __cinit__(self):
+        self.items = NULL
+        self.count = 0
+        self.capacity = 0
+
+    def __dealloc__(self):
+        cdef size_t i
+        for i in range(self.count):
+            Py_DECREF(<object>self.items[i].waiter)
+            if self.items[i].item != NULL:
+                item_drop(self.items[i].item)
+        free(self.items)
+
+    cdef int add(self, PyObject *waiter, int status, uint64_t revision,
+                 const Item *item) except -1:
+        cdef size_t capacity
+        cdef Result *items
+        if unlikely(self.count == self.capacity):
+            capacity = 2 * self.capacity if self.capacity else 256
+            items = <Result *>realloc(self.items, capacity * sizeof(Result))
+            if items == NULL:
+                raise MemoryError
+            self.items = items
+            self.capacity = capacity
+        cdef Result *r = &self.items[self.count]
+        r.waiter = waiter
+        r.status = status
+        r.revision = revision
+        r.item = <Item *>item
+        if item != NULL:
+            item_hold(r.item)
+        self.count += 1
+        return 0
+
+    cdef int add_waiter(self, Waiter waiter, int status) except -1:
+        Py_INCREF(waiter)
+        return self.add(<PyObject *>waiter, status, 0, NULL)
+
+    cdef size_t deliver(self) except? 0:
+        """Tells every waiter. What they start meanwhile finds an empty batch."""
+        cdef Result *items = self.items
+        cdef size_t i, n = self.count, capacity = self.capacity
+        cdef object failed = None
+        if n == 0:
+            return 0
+        self.items = NULL
+        self.count = 0
+        self.capacity = 0
+        for i in range(n):
+            try:
+                (<Waiter>items[i].waiter).done(items[i].status, items[i].revision, items[i].item)
+            except BaseException as error:
+                failed = error
+            Py_DECREF(<object>items[i].waiter)
+            if items[i].item != NULL:
+                item_drop(items[i].item)
+        if self.items == NULL:                  # keep the array for the next batch
+            self.items = items
+            self.capacity = capacity
+        else:
+            free(items)
+        if failed is not None:
+            raise failed
+        return n
+
+
+cdef class Session:
+    def __cinit__(self, uint64_t node, uint64_t incarnation, uint64_t nonce, uint64_t after,
+                  bint alone):
+        self.node = node
+        self.incarnation = incarnation
+        self.nonce = nonce
+        self.after = after
+        self.ready = alone
+        self.next = 1
+        self.floor = 1
+        self.table_count = 0
+        memset(self.pending, 0, sizeof(self.pending))
+
+    def __dealloc__(self):
+        cdef uint64_t i
+        for i in range(PENDING):
+            if self.pending[i] != NULL:
+                Py_DECREF(<object>self.pending[i])
+
+    cdef bint has_room(self) noexcept:
+        return self.next - self.floor < PENDING and self.bytes < IN_FLIGHT_BYTES
+
+    cdef int assign(self, Waiter waiter) except -1:
+        if unlikely(not self.has_room() or waiter.command is None):
+            raise InvariantError("a write without room, or a waiter without a command")
+        waiter.sequence = self.next
+        stamp(PyBytes_AS_STRING(waiter.command), self.id, waiter.sequence, self.floor)
+        Py_INCREF(waiter)
+        self.pending[self.next % PENDING] = <PyObject *>waiter
+        self.bytes += PyBytes_GET_SIZE(waiter.command)
+        self.next += 1
+        return 0
+
+    cdef PyObject *withdraw(self, uint64_t sequence) noexcept:
+        cdef PyObject *waiter
+        if sequence < self.floor or sequence >= self.next:
+            return NULL
+        waiter = self.pending[sequence % PENDING]
+        if waiter == NULL:
+            return NULL
+        self.pending[sequence % PENDING] = NULL
+        self.bytes -= PyBytes_GET_SIZE((<Waiter>waiter).command)
+        while self.floor < self.next and self.pending[self.floor % PENDING] == NULL:
+            self.floor += 1
+        return waiter
+
+    cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept:
+        if session != self.id or index <= self.after:
+            return NULL
+        return self.withdraw(sequence)
+
+    cdef int register(self, const Command *c, uint64_t index) except -1:
+        cdef Registered *r
+        cdef int i
+        for i in range(self.table_count):
+            if self.table[i].node == c.node:
+                break
+        else:
+            i = self.table_count
+            if i == MAX_MEMBERS:
+                raise InvariantError(f"a session of node {c.node}, which is one too many")
+            self.table_count += 1
+        r = &self.table[i]
+        if r.node == c.node and r.nonce == c.nonce and r.incarnation == c.incarnation:
+            return 0                            # a repeat changes nothing
+        r.node = c.node
+        r.incarnation = c.incarnation
+        r.nonce = c.nonce
+        r.id = index
+        if c.node == self.node and c.incarnation == self.incarnation and c.nonce == self.nonce:
+            self.id = index
+            self.ready = True
+        return 0
+
+    cdef int expire(self, uint64_t now_us, int status, Results to) except -1:
+        """Waiters past their deadline are told; now_us = UINT64_MAX tells all."""
+        cdef uint64_t sequence = self.floor, end = self.next
+        cdef PyObject *waiter
+        while sequence < end:
+            waiter = self.pending[sequence % PENDING]
+            if waiter != NULL and (<Waiter>waiter).deadline_us <= now_us:
+                to.add(self.withdraw(sequence), status, 0, NULL)
+            sequence += 1
+        return 0

@@ -1,0 +1,279 @@
+"""Frames of the peer protocol. It knows their fields; it knows no connections and no meaning."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+
+from dengine._core.codec cimport Reader, take_u16, take_u32, take_u64
+from dengine._core.crc cimport crc32c
+from dengine._core.raft cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED
+from dengine._core.types cimport FRAME_MAX, unlikely
+
+cdef enum:
+    LENGTH = 4                  # bytes of the length field, not counted in it
+    CRC_FROM = 8                # the crc covers what follows it
+
+
+cdef int frame_check(const char *p, size_t n, Frame *out, size_t *used) noexcept nogil:
+    cdef FrameHeader h
+    cdef uint32_t length
+    used[0] = 0
+    if n < LENGTH:
+        return FRAME_PART
+    memcpy(&length, p, LENGTH)
+    if length < FRAME_HEADER - LENGTH or length > FRAME_MAX:
+        return FRAME_LENGTH
+    used[0] = LENGTH + <size_t>length
+    if n < used[0]:
+        return FRAME_PART
+    memcpy(&h, p, FRAME_HEADER)
+    if crc32c(p + CRC_FROM, used[0] - CRC_FROM, 0) != h.crc:
+        return FRAME_CRC
+    if h.kind < FRAME_HELLO or h.kind > FRAME_BYE or h.zero != 0:
+        return FRAME_UNKNOWN
+    out.kind = h.kind
+    out.flags = h.flags
+    out.term = h.term
+    out.body = p + FRAME_HEADER
+    out.size = used[0] - FRAME_HEADER
+    return FRAME_OK
+
+
+cdef class Outbox:
+    def __cinit__(self):
+        self.data = NULL
+        self.capacity = 0
+        self.clear()
+
+    def __dealloc__(self):
+        free(self.data)
+
+    cdef void clear(self) noexcept:
+        self.size = 0
+        self.total = 0
+        self.splices = 0
+        self.spliced = 0
+
+    cdef int reserve(self, size_t n) except -1:
+        cdef size_t capacity = self.capacity if self.capacity else 4096
+        cdef char *data
+        if self.size + n <= self.capacity:
+            return 0
+        while capacity < self.size + n:
+            capacity *= 2
+        data = <char *>realloc(self.data, capacity)
+        if data == NULL:
+            raise MemoryError
+        self.data = data
+        self.capacity = capacity
+        return 0
+
+    cdef int put(self, const void *p, size_t n) except -1:
+        self.reserve(n)
+        memcpy(self.data + self.size, p, n)
+        self.size += n
+        self.total += n
+        return 0
+
+    cdef int put_u16(self, uint16_t x) except -1:
+        return self.put(&x, sizeof(x))
+
+    cdef int put_u32(self, uint32_t x) except -1:
+        return self.put(&x, sizeof(x))
+
+    cdef int put_u64(self, uint64_t x) except -1:
+        return self.put(&x, sizeof(x))
+
+    cdef int begin(self, uint8_t kind, uint8_t flags, uint64_t term) except -1:
+        cdef FrameHeader h
+        memset(&h, 0, sizeof(h))
+        h.kind = kind
+        h.flags = flags
+        h.term = term
+        self.opened = self.size
+        self.spliced = 0
+        self.spliced_from = self.splices
+        return self.put(&h, FRAME_HEADER)
+
+    cdef int end(self) except -1:
+        """Fills in length and crc of the open frame, over own bytes and borrowed pieces in order."""
+        cdef uint32_t length = <uint32_t>(self.size - self.opened + self.spliced - LENGTH)
+        cdef size_t at = self.opened + CRC_FROM
+        cdef uint32_t crc = 0
+        cdef int i
+        for i in range(self.spliced_from, self.splices):
+            crc = crc32c(self.data + at, self.splice_at[i] - at, crc)
+            crc = crc32c(self.splice[i], self.splice_size[i], crc)
+            at = self.splice_at[i]
+        crc = crc32c(self.data + at, self.size - at, crc)
+        memcpy(self.data + self.opened, &length, 4)
+        memcpy(self.data + self.opened + LENGTH, &crc, 4)
+        return 0
+
+    cdef bint has_room(self, int pieces) noexcept:
+        return self.splices + pieces <= PARTS
+
+    cdef int borrow(self, const char *p, size_t n) noexcept:
+        self.splice_at[self.splices] = self.size
+        self.splice[self.splices] = p
+        self.splice_size[self.splices] = n
+        self.splices += 1
+        self.spliced += n
+        self.total += n
+        return 0
+
+    cdef int gather(self) noexcept:
+        cdef size_t at = 0
+        cdef int i, n = 0
+        for i in range(self.splices):
+            if self.splice_at[i] > at:
+                self.parts[n].iov_base = self.data + at
+                self.parts[n].iov_len = self.splice_at[i] - at
+                at = self.splice_at[i]
+                n += 1
+            self.parts[n].iov_base = <void *>self.splice[i]
+            self.parts[n].iov_len = self.splice_size[i]
+            n += 1
+        if self.size > at:
+            self.parts[n].iov_base = self.data + at
+            self.parts[n].iov_len = self.size - at
+            n += 1
+        return n
+
+    # ------------------------------------------------------------------------------------ frames
+    cdef int message(self, const Message *m) except -1:
+        self.begin(m.kind, m.flags, m.term)
+        if m.kind == MSG_VOTE:
+            self.put_u64(m.index)
+            self.put_u64(m.index_term)
+        elif m.kind == MSG_HEARD:
+            self.put_u64(m.round)
+            self.put_u64(m.index)
+            self.put_u64(m.index_term)
+        elif m.kind == MSG_DURABLE:
+            self.put_u64(m.index)
+        return self.end()
+
+    cdef int append(self, const Message *m, uint32_t prev_crc) except -1:
+        self.begin(FRAME_APPEND, m.flags, m.term)
+        self.put_u64(m.index)
+        self.put_u64(m.index_term)
+        self.put_u32(prev_crc)
+        self.put_u64(m.commit)
+        self.put_u64(m.round)
+        return self.put_u32(<uint32_t>m.count)
+
+    cdef int hello(self, const Hello *h) except -1:
+        self.begin(FRAME_HELLO, 0, 0)
+        self.put_u16(h.protocol)
+        self.put_u64(h.cluster)
+        self.put_u64(h.node)
+        self.put_u64(h.incarnation)
+        self.put_u64(h.to)
+        self.put_u64(h.last)
+        return self.end()
+
+
+cdef void reader(Reader *r, const Frame *f) noexcept nogil:
+    r.at = <const uint8_t *>f.body
+    r.end = r.at + f.size
+    r.bad = False
+
+
+cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
+    cdef Reader r
+    reader(&r, f)
+    out.protocol = take_u16(&r)
+    out.cluster = take_u64(&r)
+    out.node = take_u64(&r)
+    out.incarnation = take_u64(&r)
+    out.to = take_u64(&r)
+    out.last = take_u64(&r)
+    return -1 if r.bad or (r.at != r.end and out.protocol == PROTOCOL) else 0
+
+
+cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept nogil:
+    cdef Reader r
+    reader(&r, f)
+    memset(out, 0, sizeof(Message))
+    out.kind = f.kind
+    out.flags = f.flags
+    out.peer = peer
+    out.term = f.term
+    if f.kind == FRAME_VOTE:
+        out.index = take_u64(&r)
+        out.index_term = take_u64(&r)
+    elif f.kind == FRAME_HEARD:
+        out.round = take_u64(&r)
+        out.index = take_u64(&r)
+        out.index_term = take_u64(&r)
+    elif f.kind == FRAME_DURABLE:
+        out.index = take_u64(&r)
+    elif f.kind != FRAME_VOTED:
+        return -1
+    return -1 if r.bad or r.at != r.end or out.term == 0 else 0
+
+
+cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *prev_crc,
+                       const char **records, size_t *size) noexcept nogil:
+    cdef Reader r
+    reader(&r, f)
+    memset(out, 0, sizeof(Message))
+    out.kind = f.kind
+    out.flags = 0
+    out.peer = peer
+    out.term = f.term
+    out.index = take_u64(&r)
+    out.index_term = take_u64(&r)
+    prev_crc[0] = take_u32(&r)
+    out.commit = take_u64(&r)
+    out.round = take_u64(&r)
+    out.count = take_u32(&r)
+    if r.bad or out.term == 0 or out.index_term > out.term:
+        return -1
+    records[0] = <const char *>r.at
+    size[0] = r.end - r.at
+    out.size = size[0]
+    return -1 if (out.count == 0) != (size[0] == 0) else 0
+
+
+# --------------------------------------------------------------------------------- for the tests
+def check_frame(bytes data not None):
+    """(fault, kind, flags, term, body, used) of the first frame of `data`."""
+    cdef Frame f
+    cdef size_t used
+    memset(&f, 0, sizeof(f))
+    cdef int fault = frame_check(data, len(data), &f, &used)
+    body = PyBytes_FromStringAndSize(f.body, f.size) if fault == FRAME_OK else b""
+    return fault, f.kind, f.flags, f.term, body, used
+
+
+def decode_fields(bytes data not None):
+    """Whatever the first frame holds, decoded; None where its fields are not what its kind says."""
+    cdef Frame f
+    cdef Hello h
+    cdef Message m
+    cdef size_t used, size
+    cdef uint32_t crc
+    cdef const char *records
+    if frame_check(data, len(data), &f, &used) != FRAME_OK:
+        return None
+    if f.kind == FRAME_HELLO:
+        return None if hello_decode(&f, &h) else (h.protocol, h.cluster, h.node, h.incarnation,
+                                                  h.to, h.last)
+    if f.kind == FRAME_APPEND:
+        if append_decode(&f, 1, &m, &crc, &records, &size):
+            return None
+        return (m.index, m.index_term, crc, m.commit, m.round, m.count,
+                PyBytes_FromStringAndSize(records, size))
+    if message_decode(&f, 1, &m):
+        return None
+    return m.index, m.index_term, m.round
+
+
+def build_frame(uint8_t kind, uint8_t flags, uint64_t term, bytes body not None):
+    """One frame with the given body."""
+    cdef Outbox box = Outbox()
+    box.begin(kind, flags, term)
+    box.put(PyBytes_AS_STRING(body), len(body))
+    box.end()
+    return PyBytes_FromStringAndSize(box.data, box.size)
