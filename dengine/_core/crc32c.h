@@ -77,7 +77,7 @@ crc32c_three(uint32_t crc, const uint8_t *p, size_t stream, crc32c_shift shift) 
         second = CRC32C_STEP8(second, crc32c_word(p + stream + i));
         third = CRC32C_STEP8(third, crc32c_word(p + 2 * stream + i));
     }
-    /* One more step reduces the 63-bit products; crc32c_power accounts for the x^33 that it adds. */
+    /* One more step reduces the 63-bit products: x^33 too much, which crc32c_power takes off. */
     uint64_t moved = CRC32C_MULTIPLY(crc, shift.two) ^ CRC32C_MULTIPLY(second, shift.one);
     return CRC32C_STEP8(0, moved) ^ third;
 }
