@@ -4,9 +4,9 @@
 # change is made under the GIL; point reads are plain calls under the GIL.
 #
 # The table is a directory of small buckets (extendible hashing): a full bucket splits in two by one
-# more bit of its keys' hashes, so that growth never stops the store for longer than one bucket
-# takes (about 2 us), and touches no Item. The hash is SipHash-1-3 under a random key of this table:
-# whoever chooses the keys cannot choose where they collide.
+# more bit of its keys' hashes. So growth touches no Item and stops the store for no longer than one
+# bucket takes, 5 to 10 us. The hash is SipHash-1-3 under a random key of this table: whoever chooses
+# the keys cannot choose where they collide.
 #
 # Invariants (check):
 # - the tree and the table hold the same `count` Items; the tree owns them, the table borrows them;

@@ -180,28 +180,28 @@ cdef class KV:
     # ---------------------------------------------------------------- growth
     cdef int split(self, uint32_t hash) except -1:
         """Gives the full bucket of this hash a twin, so that the hash has room."""
-        cdef Bucket *full = bucket_of(self.directory, self.depth, hash)
-        cdef Bucket *half[2]
-        cdef size_t first, places, place
-        cdef uint32_t bit
+        cdef Bucket *bucket = bucket_of(self.directory, self.depth, hash)
+        cdef Bucket *twin
+        cdef Bucket full
+        cdef size_t places, place
         cdef int slot
-        if full.depth == self.depth:
+        if bucket.depth == self.depth:
             self.double_directory()
-        half[0] = bucket_new(full.depth + 1)
-        half[1] = bucket_new(full.depth + 1)
-        if unlikely(half[0] == NULL or half[1] == NULL):
-            free(half[0])
-            free(half[1])
+        twin = bucket_new(bucket.depth + 1)
+        if unlikely(twin == NULL):
             raise MemoryError
+        full = bucket[0]
+        memset(bucket, 0, sizeof(Bucket))
+        bucket.depth = twin.depth
         for slot in range(BUCKET_SLOTS):
-            bit = full.hash[slot] >> (31 - full.depth) & 1
             if full.hash[slot] != 0:
-                bucket_add(half[bit], full.hash[slot], full.item[slot])
+                # The next bit of the hash decides.
+                bucket_add(twin if full.hash[slot] >> (31 - full.depth) & 1 else bucket,
+                           full.hash[slot], full.item[slot])
         places = <size_t>1 << (self.depth - full.depth)
-        first = place_of(self.depth, hash) & ~(places - 1)
-        for place in range(places):
-            self.directory[first + place] = half[place >= places // 2]
-        free(full)
+        place = place_of(self.depth, hash) | (places - 1)      # the last of this bucket
+        for place in range(place + 1 - places // 2, place + 1):
+            self.directory[place] = twin
         # Improbable but possible: all went to one side.
         if bucket_of(self.directory, self.depth, hash).count == BUCKET_KEYS:
             self.split(hash)
