@@ -4,9 +4,9 @@
 # change is made under the GIL; point reads are plain calls under the GIL.
 #
 # The table is a directory of small buckets (extendible hashing): a full bucket splits in two by one
-# more bit of its keys' hashes. So growth touches no Item and stops the store for no longer than one
-# bucket takes, 5 to 10 us. The hash is SipHash-1-3 under a random key of this table: whoever chooses
-# the keys cannot choose where they collide.
+# more bit of its keys' hashes. So growth touches no Item and stops the store for 5 to 10 us; only
+# the directory, 8 bytes for some 250 keys, is copied whole when it doubles. The hash is SipHash-1-3
+# under a random key of this table: who chooses the keys cannot choose where they collide.
 #
 # Invariants (check):
 # - the tree and the table hold the same `count` Items; the tree owns them, the table borrows them;

@@ -6,7 +6,7 @@
 # valid on any thread without the GIL; whoever drops the last reference frees. All trees are changed
 # under the GIL.
 #
-# Invariants (tree_check): keys ascend; no node is empty; leaves have height 0, a parent is one higher
+# Invariants (tree_check): keys ascend; no node is empty; leaves have height 0, a parent one more
 # than its children; the keys below child i are at or above item[i] and below item[i + 1].
 # A removal leaves no neighbour under the same parent with which the changed node would fit in
 # MERGE entries: the tree stays about a third full at least, whatever is removed.

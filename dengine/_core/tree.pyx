@@ -6,7 +6,7 @@ only then changes, which cannot fail.
 """
 from libc.stdint cimport INT64_MAX
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from dengine._core.types cimport likely
 
@@ -351,12 +351,13 @@ cdef int search(const Node *node, uint64_t prefix,
 cdef inline int compare(const Node *node, int slot, uint64_t prefix,
                         const char *key, uint32_t key_size) noexcept nogil:
     """-1, 0 or 1: the order of the item in this slot and the key."""
-    cdef const Item *item
-    cdef int c
     if node.prefix[slot] != prefix:
         return 1 if node.prefix[slot] > prefix else -1
-    item = node.item[slot]
-    c = memcmp(item.data, key, min(item.key_size, key_size))
+    return order(node.item[slot], key, key_size)
+
+
+cdef int order(const Item *item, const char *key, uint32_t key_size) noexcept nogil:
+    cdef int c = memcmp(item.data, key, min(item.key_size, key_size))
     if c == 0:
         return (item.key_size > key_size) - (item.key_size < key_size)
     return 1 if c > 0 else -1
@@ -383,7 +384,7 @@ cdef Node *node_new(int height) noexcept nogil:
 
 
 cdef Node *node_copy(const Node *node) noexcept nogil:
-    cdef Node *copy = <Node *>allocate(node_bytes(node.height))
+    cdef Node *copy = node_new(node.height)
     if copy != NULL:
         memcpy(copy, node, node_bytes(node.height))
         copy.refs = 1
@@ -427,11 +428,10 @@ cdef Item *item_new(const char *key, uint32_t key_size,
     cdef Item *item = <Item *>allocate(item_bytes(key_size, value_size))
     if item == NULL:
         return NULL
+    memset(item, 0, sizeof(Item))
     item.refs = 1
     item.key_size = key_size
     item.value_size = value_size
-    item._zero = 0
-    item.create_revision = item.mod_revision = item.version = item.lease = 0
     memcpy(item.data, key, key_size)
     memcpy(item.data + key_size, value, value_size)
     return item
@@ -475,10 +475,12 @@ cdef int check_node(const Node *node, const Item *low, const Item *high,
             return 5
         if node.prefix[i] != prefix_of(item.data, item.key_size):
             return 6
-        if i > (node.height > 0) and order(node.item[i - 1], item) >= 0:
+        if i > (node.height > 0) and order(node.item[i - 1], item.data, item.key_size) >= 0:
             return 7
-        if (low != NULL and order(low, item) > 0) or (high != NULL and order(item, high) >= 0):
+        if low != NULL and order(low, item.data, item.key_size) > 0:
             return 8
+        if high != NULL and order(high, item.data, item.key_size) <= 0:
+            return 9
     for i in range(node.count if height > 0 else 0):
         if i > 0:
             low = node.item[i]
@@ -489,11 +491,6 @@ cdef int check_node(const Node *node, const Item *low, const Item *high,
         if fault != 0:
             return fault
     return 0
-
-
-cdef int order(const Item *a, const Item *b) noexcept nogil:
-    cdef int c = memcmp(a.data, b.data, min(a.key_size, b.key_size))
-    return c if c != 0 else (a.key_size > b.key_size) - (a.key_size < b.key_size)
 
 
 def limit_allocations(int64_t n=INT64_MAX):
