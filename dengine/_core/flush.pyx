@@ -16,7 +16,7 @@ cdef extern from "<unistd.h>" nogil:
     int64_t write(int fd, const void *p, size_t n)
 
 cdef extern from "<time.h>" nogil:
-    ctypedef struct timespec:
+    struct timespec:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec *to)

@@ -34,7 +34,7 @@ cdef extern from "<sys/mman.h>" nogil:
     void *MAP_FAILED
 
 cdef extern from "<time.h>" nogil:
-    ctypedef struct timespec:
+    struct timespec:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec *to)

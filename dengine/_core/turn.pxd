@@ -12,11 +12,11 @@ from dengine._core.kv cimport KV
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
 from dengine._core.quorum cimport Config
-from dengine._core.raft cimport Message, Raft
+from dengine._core.raft cimport Grant, Message, Raft
 from dengine._core.reads cimport Reads
 from dengine._core.session cimport Results, Session
 from dengine._core.types cimport MAX_MEMBERS, Io, Job, Link, Waiter
-from dengine._core.wire cimport Frame, Hello, Outbox
+from dengine._core.wire cimport Outbox
 
 ctypedef struct Peer:           # one connection, by slot of the configuration
     bint up
@@ -56,7 +56,6 @@ cdef class Turn:
     cdef list backlog                       # writes that wait for a leader, a session or room
     cdef size_t backlog_at
     cdef readonly size_t backlog_limit
-    cdef Outbox forward                     # the FORWARD frame of this turn
     cdef uint64_t register_due_us
     cdef uint64_t expire_due_us
     cdef uint64_t last_us                   # when the previous turn ran
@@ -85,12 +84,6 @@ cdef class Turn:
     # with one voter. False: submit the read.
     cdef bint may_read(self, uint8_t policy) noexcept
 
-    # Connections ----------------------------------------------------------------------------------------------
-    cdef int link_up(self, int slot, Link link, const Hello *hello) except -1
-    cdef int link_down(self, int slot, Link link) except -1
-    # One checked frame. Returns 0; a str that says what is wrong closes the connection.
-    cdef str frame(self, int slot, const Frame *f)
-
     # The loop -------------------------------------------------------------------------------------------------
     cpdef int run(self) except -1
     cdef int schedule(self) except -1
@@ -101,7 +94,10 @@ cdef class Turn:
     cdef bint may_propose(self) noexcept
     cdef int leader_slot(self) noexcept                         # of a leader that is connected; -1
     cdef int propose(self, Waiter waiter) except -1
-    cdef int send_forward(self, int slot, list waiters) except -1
+    cdef int forward_some(self, int slot, size_t n) except -1
+    cdef int give_grant(self, const Grant *g) except -1
+    cdef int drain(self, int status) except -1
+    cdef int slot_by_id(self, uint64_t node) noexcept
     cdef int register(self, uint64_t now_us) except -1
     cdef int ask_reads(self, uint64_t now_us) except -1
     cdef bint ready(self, uint64_t now_us) except -1
@@ -115,14 +111,3 @@ cdef class Turn:
     cdef bint apply(self) except -1
     cdef int stop(self, object error) except -1
     cdef int notice_role(self) except -1
-
-    # Frames ---------------------------------------------------------------------------------------------------
-    cdef str on_append(self, int slot, const Frame *f, uint64_t now_us)
-    cdef int keep(self, const Message *m, const char *records, uint64_t now_us) except -1
-    cdef str on_forward(self, int slot, const Frame *f)
-    cdef str on_refused(self, const Frame *f)
-    cdef str on_read(self, int slot, const Frame *f, uint64_t now_us)
-    cdef str on_granted(self, const Frame *f)
-    cdef bint counts(self, int slot) noexcept                   # its votes and acknowledgements count
-    cdef int adopt(self, const char *payload, size_t n, uint64_t now_us) except -1
-    cdef int form(self, uint64_t now_us) except -1

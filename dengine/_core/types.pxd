@@ -4,7 +4,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "<sys/uio.h>" nogil:
-    ctypedef struct iovec:
+    struct iovec:
         void *iov_base
         size_t iov_len
 

@@ -1,0 +1,14 @@
+# What a connection or a frame from a peer changes. Frames are stepped as they arrive; the turn that they schedule
+# sends the answers, so the bytes of a frame are never kept.
+from dengine._core.turn cimport Turn
+from dengine._core.types cimport Link
+from dengine._core.wire cimport Frame, Hello
+
+# A handshake succeeded on `link`; the one before it, if any, is down already.
+cdef int link_up(Turn turn, int slot, Link link, const Hello *hello) except -1
+cdef int link_down(Turn turn, int slot, Link link) except -1
+# One checked frame, after the handshake. None, or what is wrong with it: the connection is closed.
+cdef object receive(Turn turn, int slot, const Frame *f)
+cdef int hello(Turn turn, int slot, Hello *out) noexcept        # what this node says of itself
+# The configuration in the log, `n` bytes at `payload`, acts from now on.
+cdef int adopt(Turn turn, const char *payload, size_t n) except -1

@@ -1,0 +1,323 @@
+"""Frames and connections: what they mean to raft, to the log and to whoever waits.
+
+It decides what is refused before raft sees it: records that do not continue their chain, votes and
+acknowledgements of a data directory that the configuration does not name, commands that are none.
+"""
+from cpython.ref cimport Py_DECREF, PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Members, Reader,
+                                  Record, command_decode, members_decode, padded, record_check,
+                                  take_bytes, take_u32, take_u64)
+from dengine._core.quorum cimport Config, config_from
+from dengine._core.raft cimport DIVERGED, LEADER, MSG_APPEND, NO_CUT, REJECTED, Message, Run
+from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
+from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
+                                 FRAME_GRANTED, FRAME_HELLO, FRAME_PING, FRAME_READ, FRAME_REFUSED,
+                                 FRAME_VOTE, LEASE_READ, PROTOCOL, Outbox, append_decode,
+                                 message_decode)
+
+from dengine.errors import ConfigError, InvariantError
+
+
+# ------------------------------------------------------------------------------------ connections
+cdef int hello(Turn turn, int slot, Hello *out) noexcept:
+    out.protocol = PROTOCOL
+    out.cluster = turn.meta.state.cluster
+    out.node = turn.meta.state.node
+    out.incarnation = turn.meta.state.incarnation
+    out.to = turn.members.id[slot]
+    out.last = turn.log.last
+    return 0
+
+
+cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
+    turn.links[slot] = link
+    (<Outbox>turn.boxes[slot]).clear()
+    turn.peers[slot].up = True
+    turn.peers[slot].incarnation = h.incarnation
+    turn.peers[slot].last = h.last
+    turn.peers[slot].number += 1
+    turn.peers[slot].heard_us = now
+    if counts(turn, slot):
+        turn.raft.link_up(turn.members.id[slot], now)
+    elif not turn.raft.formed:
+        form(turn, now)
+    return turn.schedule()
+
+
+cdef int link_down(Turn turn, int slot, Link link) except -1:
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
+    if turn.links[slot] is not link:
+        return 0
+    turn.links[slot] = None
+    turn.peers[slot].up = False
+    (<Outbox>turn.boxes[slot]).clear()
+    turn.raft.link_down(turn.members.id[slot], now)
+    return turn.schedule()
+
+
+cdef bint counts(Turn turn, int slot) noexcept:
+    """Votes and acknowledgements count only from the data directory that the configuration names."""
+    return (turn.raft.config.count != 0
+            and turn.members.incarnation[slot] == turn.peers[slot].incarnation)
+
+
+cdef int form(Turn turn, uint64_t now) except -1:
+    """A cluster is formed once: when every initial voter has answered and all are empty."""
+    cdef Config config
+    cdef int i
+    for i in range(turn.members.count):
+        if turn.members.id[i] != turn.meta.state.node and (
+                not turn.peers[i].up or turn.peers[i].last):
+            return 0
+    if turn.log.last:
+        return 0
+    for i in range(turn.members.count):
+        if turn.members.id[i] != turn.meta.state.node:
+            turn.members.incarnation[i] = turn.peers[i].incarnation
+    config_from(&config, &turn.members)
+    turn.raft.adopt(&config, False, now)
+    return announce_links(turn, now)
+
+
+cdef int announce_links(Turn turn, uint64_t now) except -1:
+    cdef int i
+    for i in range(turn.members.count):
+        if turn.peers[i].up and counts(turn, i):
+            turn.raft.link_up(turn.members.id[i], now)
+    return 0
+
+
+cdef int adopt(Turn turn, const char *payload, size_t n) except -1:
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
+    cdef Members m
+    cdef Config config
+    cdef int i
+    memset(&m, 0, sizeof(m))
+    if members_decode(payload, n, &m):
+        raise InvariantError("an entry of the log holds no configuration of this version")
+    if m.promise_ms != turn.promise_ms:
+        raise ConfigError(
+            f"raft.election.election_timeout_min_ms is {turn.promise_ms} here, but the cluster was "
+            f"formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and start again")
+    for i in range(turn.members.count):
+        if m.count != turn.members.count or m.id[i] != turn.members.id[i]:
+            raise ConfigError(
+                "cluster.initial_cluster names the nodes "
+                f"{[turn.members.id[j] for j in range(turn.members.count)]}, but the cluster has "
+                f"{[m.id[j] for j in range(m.count)]}: nothing was lost; make the two agree")
+        if m.id[i] == turn.meta.state.node and m.incarnation[i] != turn.meta.state.incarnation:
+            raise ConfigError(
+                f"node {m.id[i]} is in the cluster with another data directory: this one holds "
+                "nothing that counts; put the old directory back")
+    turn.members = m
+    config_from(&config, &m)
+    turn.raft.adopt(&config, True, now)
+    return announce_links(turn, now)
+
+
+# ----------------------------------------------------------------------------------------- frames
+cdef object receive(Turn turn, int slot, const Frame *f):
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
+    cdef Message m
+    cdef object fault = None
+    if turn.failed is not None:
+        return "this node has stopped"
+    if unlikely(turn.in_turn):
+        raise InvariantError("a frame arrived inside a turn")
+    turn.peers[slot].heard_us = now
+    turn.in_turn = True
+    try:
+        if f.kind == FRAME_APPEND:
+            fault = on_append(turn, slot, f, now)
+        elif FRAME_VOTE <= f.kind <= FRAME_DURABLE:
+            if message_decode(f, turn.members.id[slot], &m):
+                fault = "a consensus message with fields that do not fit its kind"
+            elif counts(turn, slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
+                turn.raft.step(&m, now)
+        elif f.kind == FRAME_FORWARD:
+            fault = on_forward(turn, slot, f)
+        elif f.kind == FRAME_REFUSED:
+            fault = on_refused(turn, f)
+        elif f.kind == FRAME_READ:
+            fault = on_read(turn, slot, f, now)
+        elif f.kind == FRAME_GRANTED:
+            fault = on_granted(turn, f)
+        elif f.kind == FRAME_HELLO:
+            fault = "a second handshake"
+        elif f.kind == FRAME_BYE:
+            fault = f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+    except Exception as error:
+        turn.stop(error)
+    finally:
+        turn.in_turn = False
+    turn.schedule()
+    return fault
+
+
+cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
+    """Checks every record against the chain before raft hears of it."""
+    cdef Message m
+    cdef Run runs[RUNS]
+    cdef const char *records
+    cdef const char *at
+    cdef const Record *r
+    cdef uint32_t prev_crc, crc
+    cdef uint64_t i, term
+    cdef size_t left
+    if append_decode(f, turn.members.id[slot], &m, &prev_crc, &records, &left):
+        return "an append with fields that do not fit"
+    if turn.raft.formed and not counts(turn, slot):
+        return None
+    at = records
+    crc = prev_crc
+    term = m.index_term
+    m.runs = runs
+    m.run_count = 0
+    for i in range(m.count):
+        if record_check(at, left, m.index + 1 + i, term, crc):
+            return f"record {m.index + 1 + i} does not continue the chain at {m.index + i}"
+        r = <const Record *>at
+        if r.term != term or m.run_count == 0:
+            if r.term > m.term or m.run_count == RUNS:
+                return "an append with impossible terms"
+            runs[m.run_count].term = r.term
+            runs[m.run_count].count = 0
+            m.run_count += 1
+        runs[m.run_count - 1].count += 1
+        term = r.term
+        crc = r.crc
+        left -= padded(r.length)
+        at += padded(r.length)
+    if left:
+        return "an append with bytes behind its records"
+    if (m.index <= turn.log.last and turn.raft.terms.at(m.index) == m.index_term
+            and turn.log.crc_at(m.index) != prev_crc):
+        m.flags |= DIVERGED
+    turn.raft.step(&m, now)
+    keep(turn, records, &m)
+    return None
+
+
+cdef int keep(Turn turn, const char *records, const Message *m) except -1:
+    """What raft accepted goes into the log, byte for byte."""
+    cdef const char *at = records
+    cdef const Record *r
+    cdef uint64_t i
+    if turn.raft.cut_to != NO_CUT:
+        turn.log.cut(turn.raft.cut_to)
+    if turn.raft.append_from == 0:
+        return 0
+    for i in range(m.count):
+        r = <const Record *>at
+        if r.index >= turn.raft.append_from:
+            turn.log.append_record(at)
+            if unlikely(r.kind == ENTRY_CONFIG):
+                adopt(turn, at + RECORD_HEADER, r.length - RECORD_HEADER)
+        at += padded(r.length)
+    return 0
+
+
+cdef void reader(Reader *r, const Frame *f) noexcept:
+    r.at = <const unsigned char *>f.body
+    r.end = r.at + f.size
+    r.bad = False
+
+
+cdef object on_forward(Turn turn, int slot, const Frame *f):
+    """Writes that a follower took. Where this node does not lead, it says so: they were not proposed."""
+    cdef Reader r
+    cdef Command c
+    cdef uint32_t n, i, size
+    cdef uint64_t proposed = 0
+    cdef const char *command
+    cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin
+    cdef list refused = []
+    reader(&r, f)
+    n = take_u32(&r)
+    for i in range(n):                          # all are checked before the first is appended
+        size = take_u32(&r)
+        command = take_bytes(&r, size)
+        if command == NULL or command_decode(command, size, &c) or (
+                c.op != REGISTER and c.session == 0):
+            return "a forwarded write that is no command"
+        if not leads:
+            refused.append(c.sequence)
+    if r.bad or r.at != r.end:
+        return "a batch of forwarded writes with bytes that do not fit"
+    if not leads:
+        return refuse(turn, slot, refused)
+    reader(&r, f)
+    take_u32(&r)
+    for i in range(n):
+        size = take_u32(&r)
+        turn.log.append(turn.raft.term, ENTRY_COMMAND, take_bytes(&r, size), size)
+    turn.raft.propose(n)
+    turn.raft.want(slot, turn.raft.last)
+    return None
+
+
+cdef object refuse(Turn turn, int slot, list sequences):
+    cdef Outbox box = <Outbox>turn.boxes[slot]
+    box.begin(FRAME_REFUSED, 0, turn.raft.term)
+    box.put_u32(<uint32_t>len(sequences))
+    for sequence in sequences:
+        box.put_u64(sequence)
+    box.end()
+    return None
+
+
+cdef object on_refused(Turn turn, const Frame *f):
+    """These were not proposed: they wait for the next leader, in front of the younger ones."""
+    cdef Reader r
+    cdef uint32_t n, i
+    cdef PyObject *waiter
+    cdef list again = []
+    reader(&r, f)
+    n = take_u32(&r)
+    for i in range(n):
+        if r.bad:
+            break
+        waiter = turn.session.withdraw(take_u64(&r))
+        if waiter != NULL:
+            again.append(<object>waiter)
+            Py_DECREF(<object>waiter)
+    turn.backlog[turn.backlog_at:turn.backlog_at] = again
+    return "a refusal with fields that do not fit" if r.bad or r.at != r.end else None
+
+
+cdef object on_read(Turn turn, int slot, const Frame *f, uint64_t now):
+    cdef Reader r
+    cdef uint64_t ticket
+    cdef Outbox box
+    reader(&r, f)
+    ticket = take_u64(&r)
+    if r.bad or r.at != r.end or ticket >> 56:
+        return "a read with fields that do not fit"
+    if turn.raft.role == LEADER:
+        turn.raft.read(<uint64_t>slot << 56 | ticket, f.flags & LEASE_READ, now)
+        return None
+    box = <Outbox>turn.boxes[slot]
+    box.begin(FRAME_GRANTED, REJECTED, turn.raft.term)
+    box.put_u64(ticket)
+    box.put_u64(0)
+    box.end()
+    return None
+
+
+cdef object on_granted(Turn turn, const Frame *f):
+    cdef Reader r
+    cdef uint64_t ticket, index
+    reader(&r, f)
+    ticket = take_u64(&r)
+    index = take_u64(&r)
+    if r.bad or r.at != r.end:
+        return "a read index with fields that do not fit"
+    if f.flags & REJECTED:
+        turn.reads.refused(ticket)
+    else:
+        turn.reads.granted(ticket, index)
+    return None
