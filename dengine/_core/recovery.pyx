@@ -46,7 +46,7 @@ cdef class Scan:
 
     cdef int run(self, list names) except -1:
         cdef dict headers = {}
-        cdef list epochs = sorted(int(n[:-4], 16) for n in names
+        cdef list epochs = sorted(int(n.removesuffix('.seg'), 16) for n in names
                                   if re.fullmatch(r"[0-9a-f]{16}\.seg", n))
         cdef list opened = []
         cdef bint reached = False
@@ -172,6 +172,9 @@ cdef class Scan:
                 s.count = index + 1 - s.first
                 s.end = <uint64_t>s.offsets[s.count] * UNIT
         self.found.terms.cut(index)
+        if self.found.config > index:
+            raise CorruptionError(f"{self.log.directory.decode()}: the entry that formed the cluster "
+                                  "was cut off; nothing was changed; restore the directory")
         self.log.scratch_first = 0
         self.log.last = index
         self.log.last_term = term
@@ -201,6 +204,8 @@ cdef class Scan:
             segment_note(s, s.end)
             s.end += padded(r.length)
             self.found.terms.append(r.term, 1)
+            if r.kind == ENTRY_CONFIG:
+                self.found.config = r.index
             self.log.last += 1
             self.log.last_term = r.term
             self.log.last_crc = r.crc

@@ -99,7 +99,7 @@ cdef class Session:
 
     def __dealloc__(self):
         cdef uint64_t i
-        for i in range(PENDING):
+        for i in range(<uint64_t>PENDING):
             if self.pending[i] != NULL:
                 Py_DECREF(<object>self.pending[i])
 

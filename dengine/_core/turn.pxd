@@ -69,6 +69,7 @@ cdef class Turn:
     cdef public object on_fatal             # called with the exception that stopped the node; or None
     cdef public object on_role              # called when role, term or leader changed; or None
     cdef readonly object failed             # that exception
+    cdef readonly list notes                # what recovery cut and why
     cdef uint64_t seen_term, seen_leader
     cdef uint8_t seen_role
     cdef readonly uint64_t turns            # counters

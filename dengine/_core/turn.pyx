@@ -150,7 +150,7 @@ cdef class Turn:
         self.session.expire(now_us, UNKNOWN, self.results)
         if self.reads.count:
             self.reads.expire(now_us, UNAVAILABLE, self.results)
-        for i in range(self.backlog_at, len(self.backlog)):
+        for i in range(self.backlog_at, <size_t>len(self.backlog)):
             if (<Waiter>self.backlog[i]).deadline_us <= now_us:
                 self.results.add_waiter(<Waiter>self.backlog[i], NOT_PROPOSED)
             else:

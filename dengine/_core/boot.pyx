@@ -1,0 +1,217 @@
+"""Opens, watches and closes the core of one node.
+
+It decides the order of recovery: identity, log, configuration, consensus, session. It knows no sockets.
+"""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from dengine._core.apply cimport Machine
+from dengine._core.codec cimport ENTRY_CONFIG, VOTER, Record, fill_member
+from dengine._core.flush cimport Worker
+from dengine._core.frames cimport adopt
+from dengine._core.kernel cimport kernel
+from dengine._core.kv cimport KV
+from dengine._core.log cimport Log
+from dengine._core.meta cimport Meta
+from dengine._core.quorum cimport Config, config_from, is_voter
+from dengine._core.raft cimport FOLLOWER, LEADER, Options, Raft
+from dengine._core.recovery cimport Found, recover
+from dengine._core.session cimport Session
+from dengine._core.types cimport EVENTUAL, RECORD_HEADER
+
+from dengine.errors import ClosedError, CorruptionError, FormatError
+
+cdef enum:
+    IDLE_US = 10000             # after which a mark is brought up to date
+    WAIT_US = 100000
+
+ROLES = ("follower", "precandidate", "candidate", "leader")
+
+
+cdef Meta open_meta(const Io *io, bytes directory, bint exists, list names, object setup):
+    cdef Meta meta = Meta()
+    if not exists:
+        if names:
+            raise CorruptionError(
+                f"{directory.decode()}: there is a log but no file `meta`, so this node's vote is "
+                "lost; nothing was changed; restore the file from a backup, or remove the "
+                "directory and let the node join again empty")
+        meta.create(io, directory, setup.cluster, setup.node, setup.incarnation)
+        return meta
+    meta.open(io, directory)
+    if meta.state.node != setup.node:
+        raise FormatError(f"{directory.decode()} belongs to node {meta.state.node}, not to node "
+                          f"{setup.node}: nothing was changed; name the directory of this node")
+    if meta.state.cluster != setup.cluster and setup.cluster_named:
+        raise FormatError(f"{directory.decode()} belongs to another cluster: nothing was changed; "
+                          "check cluster.name and the ids in cluster.initial_cluster")
+    return meta
+
+
+cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, object setup):
+    cdef Turn turn = Turn()
+    cdef Found found
+    cdef Options options
+    cdef Config config
+    cdef const Record *r
+    cdef uint64_t now = io.now_us(io.ctx)
+    turn.io = io
+    turn.meta = open_meta(io, directory, has_meta, names, setup)
+    turn.flusher = Worker()
+    turn.preparer = Worker()
+    turn.log = Log()
+    turn.log.open(io, directory + b"/log", turn.meta.state.cluster, turn.meta.state.incarnation,
+                  setup.strategy, setup.segment_bytes, turn.preparer)
+    turn.log.threshold = setup.threshold
+    turn.log.interval_us = setup.interval_us
+    turn.log.max_unflushed_us = setup.max_unflushed_us
+    found = recover(turn.log, names)
+    if turn.log.last_term > turn.meta.state.term:
+        raise CorruptionError(
+            f"{directory.decode()}: the log holds term {turn.log.last_term}, the file `meta` only "
+            f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
+            "newer `meta` back, or remove the directory and let the node join again empty")
+    turn.notes = found.notes
+    turn.flusher.open(io, &turn.log.marks, IDLE_US)
+    turn.preparer.open(io, NULL, 0)
+    memset(&options, 0, sizeof(options))
+    options.id = setup.node
+    options.seed = setup.seed
+    options.heartbeat_us = setup.heartbeat_ms * 1000
+    options.promise_us = setup.promise_ms * 1000
+    options.timeout_us = setup.timeout_ms * 1000
+    options.lease_us = setup.lease_ms * 1000
+    turn.raft = Raft()
+    turn.raft.open(&options, found.terms, turn.meta.state.term, turn.meta.state.vote, found.commit,
+                   now)
+    turn.promise_ms = setup.promise_ms
+    turn.backlog_limit = setup.waiting
+    turn.alone = len(setup.members) == 1
+    turn.kv = KV()
+    turn.session = Session(setup.node, turn.meta.state.incarnation, setup.nonce, turn.log.last,
+                           turn.alone)
+    turn.machine = Machine(turn.kv, turn.session)
+    name_members(turn, setup)
+    if found.config:
+        r = <const Record *>turn.log.record(found.config)
+        adopt(turn, <const char *>r + RECORD_HEADER, r.length - RECORD_HEADER)
+    elif turn.alone:
+        config_from(&config, &turn.members)
+        turn.raft.adopt(&config, False, now)
+    return turn
+
+
+cdef int name_members(Turn turn, object setup) except -1:
+    """The members as the configuration file names them; the log's own entry replaces them."""
+    cdef int i = 0
+    for node, address in sorted(setup.members):
+        fill_member(&turn.members, i, node,
+                    turn.meta.state.incarnation if node == setup.node else 0, VOTER, address)
+        i += 1
+    turn.members.count = i
+    turn.members.promise_ms = setup.promise_ms
+    return 0
+
+
+# ------------------------------------------------------------------------------- for Python
+def open_turn(bytes directory not None, bint has_meta, list names not None, setup) -> Turn:
+    """The core of the node in `directory`, recovered; its workers are not started yet."""
+    return boot(kernel(), directory, has_meta, names, setup)
+
+
+def start(Turn turn not None, int event_fd):
+    """Starts the flusher and the preparer; both tell `event_fd` (or -1: nobody)."""
+    turn.flusher.start("flusher", event_fd)
+    turn.preparer.start("preparer", event_fd)
+
+
+def close(Turn turn not None):
+    """A clean stop: what was written is synced, the mark says so, every waiter is told."""
+    cdef bint broken = turn.failed is not None
+    turn.on_fatal = None
+    turn.stop(ClosedError("the node was closed; open it again to go on"))
+    try:
+        if not broken:
+            settle(turn)
+    finally:
+        turn.flusher.stop()
+        turn.preparer.stop()
+        turn.log.close()
+        turn.meta.close()
+        turn.loop = None
+        turn.run()                              # tells who still waits
+
+
+cdef int settle(Turn turn) except -1:
+    """Everything that was appended reaches the disk."""
+    cdef uint64_t number, now = turn.io.now_us(turn.io.ctx)
+    while turn.raft.version == turn.raft.saved and turn.log.synced < turn.log.last:
+        turn.log.write(turn.flusher, turn.raft.commit, now)
+        turn.flusher.hurry()
+        if not turn.flusher.started:
+            turn.flusher.run_inline()
+        number = turn.flusher.ring.head
+        with nogil:
+            turn.flusher.wait(number, WAIT_US)
+        turn.reap(now)
+    return 0
+
+
+def is_primary(Turn turn not None) -> bool:
+    """Does this node lead under a valid lease, its no-op committed?"""
+    return turn.failed is None and turn.raft.leads(turn.io.now_us(turn.io.ctx))
+
+
+def is_replica(Turn turn not None) -> bool:
+    """Is this a voter that follows and heard its leader within the promise?"""
+    return (turn.failed is None and turn.raft.role == FOLLOWER and turn.raft.leader != 0
+            and turn.io.now_us(turn.io.ctx) < turn.raft.promise_until_us
+            and turn.raft.verified != 0 and is_voter(&turn.raft.config, turn.raft.opt.id))
+
+
+def members(Turn turn not None) -> list:
+    """(id, address) of every member, in the order of their slots."""
+    return [(turn.members.id[i], turn.members.address[i][:turn.members.address_size[i]])
+            for i in range(turn.members.count)]
+
+
+def status(Turn turn not None) -> dict:
+    """What `/health`, `/metrics` and `dengine status` show."""
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
+    cdef uint64_t until = turn.raft.lease_until_us
+    return {
+        "node_id": turn.meta.state.node,
+        "cluster_id": f"{turn.meta.state.cluster:016x}",
+        "role": ROLES[turn.raft.role],
+        "term": turn.raft.term,
+        "leader": turn.raft.leader,
+        "commit": turn.raft.commit,
+        "applied": turn.machine.applied,
+        "last": turn.raft.last,
+        "revision": turn.kv.revision,
+        "keys": turn.kv.count,
+        "recovering": False,
+        "formed": turn.raft.formed,
+        "diverged": turn.raft.diverged,
+        "lease_ms": (until - now) // 1000 if turn.raft.role == LEADER and until > now else 0,
+        "connected": [turn.members.id[i] for i in range(turn.members.count) if turn.peers[i].up],
+        "counters": counters(turn),
+    }
+
+
+cdef dict counters(Turn turn):
+    return {
+        "turns": turn.turns,
+        "longest_turn_us": turn.longest_us,
+        "elections": turn.raft.elections,
+        "steps_down": turn.raft.steps_down,
+        "forwarded": turn.forwarded,
+        "log_bytes_written": turn.log.bytes_written,
+        "log_stalls": turn.log.stalls,
+        "syncs": turn.log.marks.syncs,
+        "sync_us": turn.log.marks.sync_us,
+        "longest_sync_us": turn.log.marks.longest_us,
+        "writes_in_flight": turn.session.next - turn.session.floor,
+        "writes_waiting": len(turn.backlog) - turn.backlog_at,
+        "reads_waiting": turn.reads.waiting,
+    }

@@ -1,0 +1,129 @@
+"""The data directory of a node: who may open it, what lies in it, and which identity it has.
+
+    DIR/lock    held (flock) while a process has the directory open
+    DIR/meta    identity and hard state, see _core/meta.pxd
+    DIR/log/    segments, see _core/log.pxd
+
+It decides what is opened in which order; it knows no bytes of the files but the lock's.
+"""
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dengine._core import boot
+from dengine.errors import LockedError, StorageError
+
+if TYPE_CHECKING:
+    from dengine._core.turn import Turn
+    from dengine.config import Config
+
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o600
+
+
+def random_id() -> int:
+    """A random 63-bit id, never 0."""
+    return secrets.randbits(63) | 1
+
+
+@dataclass(kw_only=True)
+class Setup:
+    """What the core is told when it opens a directory. Times are in the unit of their names."""
+
+    node: int
+    members: list[tuple[int, bytes]]
+    cluster: int
+    cluster_named: bool  # the id follows from the configuration, so the directory must agree
+    strategy: int
+    threshold: int
+    interval_us: int
+    max_unflushed_us: int
+    segment_bytes: int
+    promise_ms: int
+    timeout_ms: int
+    heartbeat_ms: int
+    lease_ms: int
+    waiting: int
+    seed: int = field(default_factory=random_id)
+    incarnation: int = field(default_factory=random_id)
+    nonce: int = field(default_factory=random_id)
+
+
+def cluster_id(name: str, ids: list[int]) -> int:
+    """The id of a cluster of several voters: a hash of its name and its first members."""
+    text = f"{name}\0{sorted(ids)}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def setup_of(config: Config) -> Setup:
+    """The Setup that a configuration asks for."""
+    cluster, raft = config.cluster, config.raft
+    ids = [m.id for m in cluster.initial_cluster]
+    batch = raft.persistence.batch
+    return Setup(
+        node=cluster.node_id,
+        members=[(m.id, m.address.encode()) for m in cluster.initial_cluster],
+        cluster=cluster_id(cluster.name, ids) if len(ids) > 1 else random_id(),
+        cluster_named=len(ids) > 1,
+        strategy=0 if raft.persistence.strategy == "DiskFirst" else 1,
+        threshold=batch.threshold if batch else 1,
+        interval_us=batch.interval_ms * 1000 if batch else 0,
+        max_unflushed_us=raft.persistence.max_unflushed_ms * 1000,
+        segment_bytes=config.log.segment_bytes,
+        promise_ms=raft.election.election_timeout_min_ms,
+        timeout_ms=raft.election.election_timeout_max_ms,
+        heartbeat_ms=raft.replication.heartbeat_ms,
+        lease_ms=raft.read_consistency.lease_duration_ms,
+        waiting=min(config.limits.waiting_writes, config.limits.waiting_reads),
+    )
+
+
+class Directory:
+    """An open and locked data directory. Raises LockedError, StorageError."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self._lock = -1
+        try:
+            for directory in (self.path, os.path.join(self.path, "log")):
+                os.makedirs(directory, mode=DIRECTORY_MODE, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            self.close()
+            raise StorageError(
+                f"{self.path} cannot be used as a data directory: {error.strerror} "
+                f"({error.filename}); nothing was changed; check its path and permissions"
+            ) from None
+
+    def _acquire(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._lock = os.open(os.path.join(self.path, "lock"), flags, FILE_MODE)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            os.close(self._lock)
+            self._lock = -1
+            raise LockedError(
+                f"{self.path} is open in another process (pid {holder}): nothing was changed; "
+                "stop that one first, or use another directory"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def open_turn(self, setup: Setup) -> Turn:
+        """The recovered core of the node in this directory. Raises the errors of recovery."""
+        names = sorted(os.listdir(os.path.join(self.path, "log")))
+        has_meta = os.path.lexists(os.path.join(self.path, "meta"))
+        return boot.open_turn(os.fsencode(self.path), has_meta, names, setup)
+
+    def close(self) -> None:
+        """Unlocks; may be called again."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
