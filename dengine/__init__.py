@@ -1,0 +1,14 @@
+"""dengine: a strongly consistent key-value store inside your Python process, or as three nodes.
+
+    with dengine.open("./data") as s:               # one node, blocking
+        s[b"k"] = b"v"
+
+    async with dengine.Engine.open("config/n1.toml") as e:      # one of three nodes
+        await e.put(b"k", b"v")
+"""
+from dengine import errors
+from dengine.store import Store
+from dengine.store import open_store as open  # noqa: A004  (dengine.open is the name users meet)
+
+__version__ = "0.1.0"
+__all__ = ["Store", "errors", "open"]

@@ -9,7 +9,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from dengine._core.codec cimport RECORD_END, RECORD_KIND, RECORD_OK, Record, padded, record_check
+from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
+                                  record_check)
 from dengine._core.flush cimport mark_decode
 from dengine._core.log cimport (Segment, SegmentHeader, header_decode, segment_free, segment_new,
                                 segment_note)

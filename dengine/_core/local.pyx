@@ -1,0 +1,227 @@
+"""The blocking store of one voter, in the calling thread.
+
+It decides who runs the turn and who waits. What a write means and when it is durable is the core's.
+"""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t
+
+from dengine._core.codec cimport (DELETE, PUT, encode_delete, encode_put)
+from dengine._core.kv cimport Pin, Scan
+from dengine._core.types cimport MISSING, OK, STOPPED, likely, unlikely
+
+from dengine.errors import ClosedError, FatalError, ForkedError, OutcomeUnknownError
+
+cdef extern from "<semaphore.h>" nogil:
+    int sem_init(sem_t *, int, unsigned int)
+    int sem_destroy(sem_t *)
+    int sem_post(sem_t *)
+    int sem_timedwait(sem_t *, const timespec *)
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *to)
+    int CLOCK_REALTIME
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+cdef enum:
+    WAIT_US = 100000            # then signals are looked at, Ctrl-C among them
+
+cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
+
+
+cdef class Call(Waiter):
+    def __cinit__(self):
+        self.finished = False
+        self.deadline_us = FOREVER
+        sem_init(&self.told, 0, 0)
+
+    def __dealloc__(self):
+        sem_destroy(&self.told)
+
+    cdef int done(self, int status, uint64_t revision, const Item *item) except -1:
+        self.status = status
+        self.revision = revision
+        self.finished = True
+        sem_post(&self.told)
+        return 0
+
+
+cdef class LocalStore:
+    """Point reads, writes and scans of one node in this process. Keys: bytes, or str as UTF-8."""
+
+    def __init__(self, Turn turn not None):
+        """Takes over a started turn; returns when all that the log holds is applied."""
+        self.turn = turn
+        self.waiting = []
+        self.usable = True
+        while not (turn.may_read(0) and turn.machine.applied == turn.raft.commit):
+            turn.run()
+            if turn.failed is not None:
+                raise turn.failed
+            if not turn.flusher.idle():
+                number = turn.flusher.ring.taken + 1
+                self.sleep_for(number)
+
+    cdef int sleep_for(self, uint64_t number) except -1:
+        """Until the flusher has done job `number`, or a while went by."""
+        with nogil:
+            self.turn.flusher.wait(number, WAIT_US)
+        return PyErr_CheckSignals()
+
+    # ------------------------------------------------------------------------------------ reads
+    def get(self, key, default=None):
+        """The value of `key` as bytes, or `default`."""
+        cdef bytes k = self.key_of(key)
+        if unlikely(not self.usable):
+            self.refuse()
+        cdef const Item *item = self.turn.kv.get(PyBytes_AS_STRING(k),
+                                                 <uint32_t>PyBytes_GET_SIZE(k))
+        if item == NULL:
+            return default
+        return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
+
+    def __getitem__(self, key):
+        cdef bytes k = self.key_of(key)
+        if unlikely(not self.usable):
+            self.refuse()
+        cdef const Item *item = self.turn.kv.get(PyBytes_AS_STRING(k),
+                                                 <uint32_t>PyBytes_GET_SIZE(k))
+        if item == NULL:
+            raise KeyError(key)
+        return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
+
+    def __contains__(self, key):
+        cdef bytes k = self.key_of(key)
+        if unlikely(not self.usable):
+            self.refuse()
+        return self.turn.kv.get(PyBytes_AS_STRING(k), <uint32_t>PyBytes_GET_SIZE(k)) != NULL
+
+    def __len__(self):
+        if unlikely(not self.usable):
+            self.refuse()
+        return self.turn.kv.count
+
+    @property
+    def revision(self):
+        """The revision of the newest change; 0 in an empty store."""
+        return self.turn.kv.revision
+
+    def items(self, prefix=b"", start=b""):
+        """(key, value) pairs in key order, as they are at this call whatever is written meanwhile."""
+        if unlikely(not self.usable):
+            self.refuse()
+        return self.turn.kv.pin().scan(self.text(prefix), self.text(start))
+
+    # ----------------------------------------------------------------------------------- writes
+    def put(self, key, value):
+        """Sets `key`; returns its revision once the write is durable by the strategy."""
+        cdef Call call = Call()
+        call.op = PUT
+        call.command = encode_put(self.key_of(key), self.text(value))
+        self.write(call)
+        return call.revision
+
+    def delete(self, key):
+        """Deletes `key`; True if it existed."""
+        cdef Call call = Call()
+        call.op = DELETE
+        call.command = encode_delete(self.key_of(key))
+        self.write(call)
+        return call.status == OK
+
+    def __setitem__(self, key, value):
+        cdef Call call = Call()
+        call.op = PUT
+        call.command = encode_put(self.key_of(key), self.text(value))
+        self.write(call)
+
+    def __delitem__(self, key):
+        if not self.delete(key):
+            raise KeyError(key)
+
+    cdef bytes text(self, object text):
+        if likely(PyBytes_CheckExact(text)):
+            return <bytes>text
+        if isinstance(text, str):
+            return (<str>text).encode("utf-8")
+        if isinstance(text, (bytes, bytearray, memoryview)):
+            return bytes(text)
+        raise TypeError(f"keys and values are bytes or str, not {type(text).__name__}")
+
+    cdef bytes key_of(self, object key):
+        if likely(PyBytes_CheckExact(key)):
+            return <bytes>key
+        return self.text(key)
+
+    cdef int write(self, Call call) except -1:
+        if unlikely(not self.usable):
+            self.refuse()
+        self.turn.submit(call)
+        self.turn.run()
+        if not call.finished:
+            self.wait(call)
+        if unlikely(call.status > MISSING):
+            self.failed(call)
+        return 0
+
+    cdef int failed(self, Call call) except -1:
+        if call.status == STOPPED:
+            self.refuse()
+        raise OutcomeUnknownError("the store stopped while this write was under way: it may be "
+                                  "applied; open the store again and read the key") from self.turn.failed
+
+    cdef int wait(self, Call call) except -1:
+        """Until `call` is done: this thread drives the turn, or waits for the one that does."""
+        cdef timespec until
+        try:
+            while not call.finished:
+                if self.driver is None:
+                    self.driver = call
+                    try:
+                        self.drive(call)
+                    finally:
+                        self.driver = None
+                    break
+                self.waiting.append(call)
+                clock_gettime(CLOCK_REALTIME, &until)
+                until.tv_sec += 1
+                with nogil:
+                    sem_timedwait(&call.told, &until)
+                self.waiting.remove(call)
+                PyErr_CheckSignals()
+        finally:
+            if self.driver is None and self.waiting:
+                sem_post(&(<Call>self.waiting[0]).told)
+        return 0
+
+    cdef int drive(self, Call call) except -1:
+        cdef uint64_t number
+        while not call.finished:
+            number = self.turn.flusher.ring.taken + 1
+            if self.turn.flusher.ring.head >= number:
+                self.sleep_for(number)
+            self.turn.run()
+        return 0
+
+    # ------------------------------------------------------------------------------------- life
+    def shut(self):
+        """No call is answered from now on."""
+        self.usable = False
+
+    cdef int refuse(self) except -1:
+        cdef object failed = self.turn.failed
+        if self.forked:
+            raise ForkedError("the store was opened in the parent of this process: nothing was "
+                              "written; open it again here, in another directory")
+        if isinstance(failed, FatalError):
+            raise failed
+        raise ClosedError("the store is closed: nothing was written; open it again")
+
+    def after_fork(self):
+        """In a child of the process that opened the store: every call raises ForkedError."""
+        self.usable = False
+        self.forked = True

@@ -1,0 +1,97 @@
+"""Store: one node in this process, blocking and dict-like.
+
+    with dengine.open("./data") as s:
+        s[b"k"] = b"v"
+        s[b"k"]
+
+Decides the life of the store: open, close, fork, fatal errors. The calls themselves are compiled,
+see _core/local.pyx. Keys and values may be str (UTF-8); what is returned is bytes.
+"""
+from __future__ import annotations
+
+import os
+import weakref
+from types import TracebackType
+
+from dengine import config as configuration
+from dengine._core import boot
+from dengine._core.local import LocalStore
+from dengine.errors import StorageError
+from dengine.storage import Directory, setup_of
+
+_open: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+class Store(LocalStore):
+    """An open store of one node; use `dengine.open`. Thread-safe. Closed by `close` or `with`."""
+
+    def __new__(cls, directory: Directory, settings: configuration.Config) -> Store:
+        return super().__new__(cls)
+
+    def __init__(self, directory: Directory, settings: configuration.Config) -> None:
+        self._directory = directory
+        turn = directory.open_turn(setup_of(settings))
+        if len(boot.members(turn)) != 1:
+            raise StorageError("this directory has several voters: open it with Engine")
+        boot.start(turn, -1)
+        self._closed = False
+        try:
+            super().__init__(turn)
+        except BaseException:
+            boot.close(turn)
+            raise
+        _open.add(self)
+
+    def close(self) -> None:
+        """Syncs what was written and closes; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self.shut()
+        _open.discard(self)
+        try:
+            boot.close(self.turn)
+        finally:
+            self._directory.close()
+
+    def _forked(self) -> None:
+        self._closed = True
+        self.after_fork()
+        self._directory.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) is False:
+            self.close()
+
+
+def open_store(directory: str | os.PathLike[str], *, strategy: configuration.Strategy = "DiskFirst",
+               flush_policy: object = None) -> Store:
+    """Opens (or creates) the one-node store in `directory`.
+
+    strategy: "DiskFirst" (default: a write returns when it is on disk) or "MemFirst" (when it is in
+    the page cache: survives kill -9, a power cut may lose the newest, by `flush_policy`).
+    Raises LockedError, FormatError, CorruptionError, StorageError, ConfigError.
+    """
+    settings = configuration.single(os.fspath(directory), strategy=strategy,
+                                    flush_policy=flush_policy)
+    opened = Directory(directory)
+    try:
+        return Store(opened, settings)
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _after_fork() -> None:
+    for store in list(_open):
+        store._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
