@@ -1,0 +1,261 @@
+"""Throughput and latency of three nodes, as separate processes on loopback: a closed loop.
+
+`--mode http`: before each figure a bare uvloop+httptools server (bare.py) is measured with the same
+generator and connections, in turns A B A B; medians and their ratio are printed. Load goes to the
+leader. `--mode embedded`: the clients are tasks in the leader's process (embedded.py); the median
+of a lone put is taken over several process starts, for it differs from start to start.
+
+What limits it: three nodes and the load share this machine's cores and one disk, so ratios within
+a run mean more than figures. Values are --value-bytes long, keys 8 bytes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from threading import Timer
+from typing import Any, Self
+
+from rich.table import Table
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+from benchmarks import client
+from benchmarks.client import Load
+from benchmarks.common import Figure, arguments, comma, console, machine, report, scratch
+from tests.cluster import Cluster, eventually, free_ports, request
+
+OPS = ("put", "linearizable", "lease", "eventual")
+CLIENTS = {"http": [1, 64, 256], "embedded": [1, 100]}
+START_S = 20.0
+STOP_S = 10.0
+# What a run is judged by: of HTTP the ratio to the bare server, embedded operations per second.
+GOALS = {
+    ("http", "put", 64): 0.25,
+    ("http", "eventual", 64): 0.75,
+    ("embedded", "put", 100): 60_000.0,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    mode: str
+    op: str
+    clients: int
+    figure: Figure
+    bare_rate: float = 0.0
+    ratios: tuple[float, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        return self.figure.rate / self.bare_rate
+
+    @property
+    def verdict(self) -> str:
+        goal = GOALS.get((self.mode, self.op, self.clients))
+        if goal is None:
+            return ""
+        got = self.ratio if self.mode == "http" else self.figure.rate
+        return f"{'met' if got >= goal else 'MISSED'}: {goal:,g}"
+
+    def cells(self) -> list[str]:
+        f = self.figure
+        times = [f"{t:,.1f}" for t in (f.p50_us, f.p99_us, f.max_us)]
+        cells = [self.op, str(self.clients), f"{f.rate:,.0f}", *times, f"{f.errors}"]
+        if self.mode == "http":
+            spread = f"{self.ratio:.3f} ({min(self.ratios):.3f} to {max(self.ratios):.3f})"
+            cells += [f"{self.bare_rate:,.0f}", spread]
+        else:
+            cells.append(f"{1e9 / f.rate:,.0f}")
+        return [*cells, self.verdict]
+
+
+COLUMNS = ["operation", "clients", "per second", "p50 µs", "p99 µs", "max µs", "errors"]
+
+
+def show(title: str, rows: list[Row], mode: str) -> None:
+    extra = ["bare per second", "ratio (spread)"] if mode == "http" else ["ns per call"]
+    table = Table(title=title, title_justify="left")
+    for column in [*COLUMNS, *extra, "goal"]:
+        table.add_column(column, justify="left" if column in ("operation", "goal") else "right")
+    for row in rows:
+        table.add_row(*row.cells())
+    console.print(table)
+    console.print(machine())
+
+
+# ---------------------------------------------------------------- http
+@contextmanager
+def bare_server() -> Iterator[int]:
+    (port,) = free_ports(1)
+    script = Path(__file__).with_name("bare.py")
+    process = subprocess.Popen([sys.executable, str(script), "--port", str(port)])
+    try:
+        eventually("the bare server", lambda: request(port, "GET", "/").status, START_S)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def over_http(options: argparse.Namespace, directory: Path) -> list[Row]:
+    rows = []
+    with (
+        Cluster(directory, options.nodes, options.strategy) as cluster,
+        bare_server() as bare,
+    ):
+        leader = cluster.nodes[cluster.wait_leader()]
+        load = Load("put", 64, options.seconds, options.keys, options.value_bytes)
+        with console.status(f"{options.keys} keys are put once"):
+            client.preload(leader.http, load)
+        for op in options.op:
+            for clients in options.clients:
+                load = Load(op, clients, options.seconds, options.keys, options.value_bytes)
+                pairs = []
+                for turn in range(options.rounds):
+                    with console.status(f"{op}, {clients} clients, round {turn + 1}"):
+                        leader = cluster.nodes[cluster.wait_leader()]
+                        pairs.append(
+                            (client.measure(bare, load), client.measure(leader.http, load))
+                        )
+                rows.append(_compared(op, clients, pairs))
+                console.print("  ".join(rows[-1].cells()))
+        return rows
+
+
+def _compared(op: str, clients: int, pairs: list[tuple[Figure, Figure]]) -> Row:
+    bare = median(a.rate for a, _ in pairs)
+    ratios = tuple(b.rate / a.rate for a, b in pairs)
+    return Row("http", op, clients, Figure.merged([b for _, b in pairs]), bare, ratios)
+
+
+# ---------------------------------------------------------------- embedded
+class Embedded:
+    """Processes that each hold one Engine; orders go to the one that leads."""
+
+    def __init__(self, directory: Path, options: argparse.Namespace) -> None:
+        self.nodes = Cluster(directory, options.nodes, options.strategy).nodes
+        self.children: dict[int, subprocess.Popen[str]] = {}
+
+    def __enter__(self) -> Self:
+        script = str(Path(__file__).with_name("embedded.py"))
+        for i, node in self.nodes.items():
+            self.children[i] = subprocess.Popen(
+                [sys.executable, script, str(node.config)], cwd=node.directory, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )
+        try:
+            self.leader = max(self._read(i, START_S)["leader"] for i in self.children)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Each child ends with its input, or is killed."""
+        for child in self.children.values():
+            with suppress(BrokenPipeError):
+                assert child.stdin
+                child.stdin.close()
+        for child in self.children.values():
+            try:
+                child.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            assert child.stdout
+            child.stdout.close()
+
+    def _read(self, i: int, seconds: float) -> dict[str, Any]:
+        child = self.children[i]
+        watchdog = Timer(seconds, child.kill)
+        watchdog.start()
+        try:
+            assert child.stdout
+            line = child.stdout.readline()
+        finally:
+            watchdog.cancel()
+        if not line:
+            raise RuntimeError(f"node {i} ended with {child.wait()} or was killed: no answer")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def measure(self, load: Load) -> Figure:
+        stdin = self.children[self.leader].stdin
+        assert stdin
+        print(json.dumps(asdict(load)), file=stdin, flush=True)
+        answer = self._read(self.leader, load.seconds + START_S)
+        if answer["leader"] != self.leader:
+            raise RuntimeError("the leader changed under load: no figure for this run")
+        return Figure(**answer["figure"])
+
+
+def embedded(options: argparse.Namespace, directory: Path) -> list[Row]:
+    rows = []
+    with Embedded(directory / "first", options) as processes:
+        for op in options.op:
+            for clients in options.clients if op != "eventual" else [1]:
+                load = Load(op, clients, options.seconds, options.keys, options.value_bytes)
+                with console.status(f"{op}, {clients} tasks"):
+                    figures = [processes.measure(load) for _ in range(options.rounds)]
+                rows.append(Row("embedded", op, clients, Figure.merged(figures)))
+                console.print("  ".join(rows[-1].cells()))
+    if "put" in options.op:
+        lone_put(options, directory)
+    return rows
+
+
+def lone_put(options: argparse.Namespace, directory: Path) -> None:
+    """The median of one task's puts, in each of several process starts."""
+    medians = []
+    for start in range(options.starts):
+        with (
+            console.status(f"start {start + 1} of {options.starts}"),
+            Embedded(directory / f"start{start}", options) as processes,
+        ):
+            load = Load("put", 1, 1.0, options.keys, options.value_bytes)
+            medians.append(processes.measure(load).p50_us)
+    texts = ", ".join(f"{m:.1f}" for m in sorted(medians))
+    console.print(f"p50 of a lone put in {options.starts} process starts: {texts} µs")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    add = parser.add_argument
+    add("--mode", choices=["embedded", "http"], default="http")
+    add("--nodes", type=int, default=3)
+    add("--clients", type=comma(int), help="default: http 1,64,256, embedded 1,100")
+    add("--op", type=comma(str), default=list(OPS), help="of " + ",".join(OPS))
+    add("--seconds", type=float, default=3.0, help="of each measurement")
+    add("--rounds", type=int, default=3, help="measurements of which the median is taken")
+    add("--starts", type=int, default=5, help="process starts for the lone put, embedded")
+    add("--strategy", choices=["MemFirst", "DiskFirst"], default="MemFirst")
+    add("--keys", type=int, default=10_000)
+    add("--value-bytes", type=int, default=256)
+    options = parser.parse_args()
+    options.clients = options.clients or CLIENTS[options.mode]
+    if unknown := set(options.op) - set(OPS):
+        parser.error(f"--op {','.join(unknown)}: choose from {','.join(OPS)}")
+
+    began = time.monotonic()
+    with scratch(options) as directory:
+        rows = (embedded if options.mode == "embedded" else over_http)(options, directory)
+    by = f", by {client.name()}" if options.mode == "http" else ""
+    show(
+        f"{options.nodes} nodes, {options.mode}, {options.strategy}, values of "
+        f"{options.value_bytes} B{by}; {time.monotonic() - began:.0f} s",
+        rows, options.mode,
+    )
+    report(options, [asdict(row) | {"per_second": row.figure.rate} for row in rows])
+
+
+if __name__ == "__main__":
+    main()

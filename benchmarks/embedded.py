@@ -1,0 +1,95 @@
+"""One process of an embedded cluster, and the closed loop inside the one that leads.
+
+    python benchmarks/embedded.py CONFIG
+
+opens an Engine, prints {"leader": id} and then answers each line of its input, a Load, with one
+line: the leader and a Figure. It ends with its input. `clients` tasks await one call after the
+other on uvloop. What limits it: the tasks and the node's own thread share one interpreter, so this
+is what an application with nothing else to do gets. An eventual read is a plain call: it is timed
+in batches and knows no clients.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from array import array
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import uvloop
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+import dengine
+from benchmarks.client import Load
+from benchmarks.common import Figure
+
+BATCH = 1000            # plain calls between two looks at the clock
+Call = Callable[[bytes], Awaitable[object]]
+
+
+async def closed_loop(call: Call, keys: list[bytes], clients: int, seconds: float) -> Figure:
+    """`clients` tasks, each with its own share of the keys."""
+    latencies = array("Q")                      # nanoseconds
+    clock = time.perf_counter_ns
+    began = clock()
+    end = began + int(seconds * 1e9)
+
+    async def client(own: list[bytes]) -> None:
+        while True:
+            for key in own:
+                sent = clock()
+                if sent >= end:
+                    return
+                await call(key)
+                latencies.append(clock() - sent)
+
+    await asyncio.gather(*(client(keys[i::clients] or keys) for i in range(clients)))
+    return Figure.of(latencies, (clock() - began) / 1e9)
+
+
+def plain_calls(call: Callable[[bytes], object], keys: list[bytes], seconds: float) -> Figure:
+    """Calls in a loop; a latency is the mean of a batch, the loop's own cost included."""
+    batch = (keys * (BATCH // len(keys) + 1))[:BATCH]
+    latencies = array("Q")
+    clock = time.perf_counter_ns
+    began = clock()
+    while clock() - began < seconds * 1e9:
+        sent = clock()
+        for key in batch:
+            call(key)
+        latencies.append((clock() - sent) // BATCH)
+    spent = (clock() - began) / 1e9
+    figure = Figure.of(latencies, spent)
+    return Figure(figure.requests * BATCH, 0, spent, figure.p50_us, figure.p99_us, figure.max_us)
+
+
+async def run(engine: "dengine.Engine", load: Load) -> Figure:
+    keys = [f"k{i:07d}".encode() for i in range(load.keys)]
+    value = load.value.encode()
+    if engine.get_eventual(keys[-1]) is None:       # each key exists before anything is measured
+        for at in range(0, len(keys), BATCH):
+            await asyncio.gather(*(engine.put(key, value) for key in keys[at : at + BATCH]))
+    if load.op == "eventual":
+        return plain_calls(engine.get_eventual, keys, load.seconds)
+    calls: dict[str, Call] = {
+        "put": lambda key: engine.put(key, value),
+        "lease": lambda key: engine.get(key, consistency="lease"),
+        "linearizable": lambda key: engine.get(key, consistency="linearizable"),
+    }
+    return await closed_loop(calls[load.op], keys, load.clients, load.seconds)
+
+
+async def main() -> None:
+    async with dengine.Engine.open(sys.argv[1]) as engine:
+        await engine.wait_leader()
+        print(json.dumps({"leader": engine.leader}), flush=True)
+        while order := await asyncio.to_thread(sys.stdin.readline):
+            figure = await run(engine, Load(**json.loads(order)))
+            print(json.dumps({"leader": engine.leader, "figure": asdict(figure)}), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(main())
