@@ -22,13 +22,11 @@ from statistics import median
 from threading import Timer
 from typing import Any, Self
 
-from rich.table import Table
-
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from benchmarks import client
 from benchmarks.client import Load
-from benchmarks.common import Figure, arguments, comma, console, machine, report, scratch
+from benchmarks.common import Figure, arguments, comma, console, machine, report, scratch, table
 from tests.cluster import Cluster, eventually, free_ports, request
 
 OPS = ("put", "linearizable", "lease", "eventual")
@@ -69,27 +67,30 @@ class Row:
     def cells(self) -> list[str]:
         f = self.figure
         times = [f"{t:,.1f}" for t in (f.p50_us, f.p99_us, f.max_us)]
-        cells = [self.op, str(self.clients), f"{f.rate:,.0f}", *times, f"{f.errors}"]
+        cells = [self.op, str(self.clients), f"{f.rate:,.0f}", *times, str(f.errors)]
         if self.mode == "http":
-            spread = f"{self.ratio:.3f} ({min(self.ratios):.3f} to {max(self.ratios):.3f})"
-            cells += [f"{self.bare_rate:,.0f}", spread]
-        else:
-            cells.append(f"{1e9 / f.rate:,.0f}")
-        return [*cells, self.verdict]
+            spread = f"{self.ratio:.2f} ({min(self.ratios):.2f}–{max(self.ratios):.2f})"
+            return [*cells, f"{self.bare_rate:,.0f}", spread, self.verdict]
+        return [*cells, f"{1e9 / f.rate:,.0f}", self.verdict]
 
-
-COLUMNS = ["operation", "clients", "per second", "p50 µs", "p99 µs", "max µs", "errors"]
+    def __str__(self) -> str:
+        f = self.figure
+        ratio = f", {self.ratio:.2f} of bare" if self.mode == "http" else ""
+        return (
+            f"{self.op:12} {self.clients:4} clients {f.rate:10,.0f}/s{ratio}, "
+            f"p50 {f.p50_us:,.1f} µs, p99 {f.p99_us:,.1f} µs {self.verdict}"
+        )
 
 
 def show(title: str, rows: list[Row], mode: str) -> None:
-    extra = ["bare per second", "ratio (spread)"] if mode == "http" else ["ns per call"]
-    table = Table(title=title, title_justify="left")
-    for column in [*COLUMNS, *extra, "goal"]:
-        table.add_column(column, justify="left" if column in ("operation", "goal") else "right")
+    extra = ["bare/s", "ratio (spread)"] if mode == "http" else ["ns/call"]
+    shown = table(
+        title, "-operation", "clients", "ops/s", "p50 µs", "p99 µs", "max µs", "errors", *extra,
+        "-goal",
+    )
     for row in rows:
-        table.add_row(*row.cells())
-    console.print(table)
-    console.print(machine())
+        shown.add_row(*row.cells())
+    console.print(shown, machine(), sep="\n")
 
 
 # ---------------------------------------------------------------- http
@@ -127,7 +128,7 @@ def over_http(options: argparse.Namespace, directory: Path) -> list[Row]:
                             (client.measure(bare, load), client.measure(leader.http, load))
                         )
                 rows.append(_compared(op, clients, pairs))
-                console.print("  ".join(rows[-1].cells()))
+                console.print(str(rows[-1]))
         return rows
 
 
@@ -207,7 +208,7 @@ def embedded(options: argparse.Namespace, directory: Path) -> list[Row]:
                 with console.status(f"{op}, {clients} tasks"):
                     figures = [processes.measure(load) for _ in range(options.rounds)]
                 rows.append(Row("embedded", op, clients, Figure.merged(figures)))
-                console.print("  ".join(rows[-1].cells()))
+                console.print(str(rows[-1]))
     if "put" in options.op:
         lone_put(options, directory)
     return rows

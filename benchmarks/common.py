@@ -13,13 +13,16 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any, Literal, Self
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dengine", "uvloop", "httptools")
-console = Console(highlight=False)
+WIDTH = 120             # of the output where it is not a terminal
+console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,15 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores · Linux {platform.release()} · {', '.join(versions)}"
 
 
+def table(title: str, *columns: str) -> Table:
+    """Columns whose name starts with `-` are words, all others are numbers."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        justify: Literal["left", "right"] = "left" if name.startswith("-") else "right"
+        made.add_column(name.removeprefix("-"), justify=justify, no_wrap=True)
+    return made
+
+
 def arguments(text: str, **listed: Any) -> argparse.ArgumentParser:
     """A parser with the first paragraph of a module's text, and the options of all benchmarks."""
     parser = argparse.ArgumentParser(
@@ -110,6 +122,3 @@ def comma(kind: type) -> Any:
     """An option's type: a list, separated by commas."""
     return lambda text: [kind(part) for part in text.split(",")]
 
-
-def fail(message: str) -> None:
-    sys.exit(f"error: {message}")

@@ -61,11 +61,8 @@ def histogram(seconds: list[float]) -> str:
 def summary(name: str, seconds: list[float]) -> str:
     ordered = sorted(seconds)
     numbers = (ordered[0], quantile(ordered, 0.5), quantile(ordered, 0.9), ordered[-1])
-    texts = (
-        f"{label} {s * 1000:.0f}" for label, s in zip(("min", "p50", "p90", "max"), numbers,
-                                                      strict=True)
-    )
-    return f"{name}: {', '.join(texts)} ms"
+    least, p50, p90, most = (f"{s * 1000:.0f}" for s in numbers)
+    return f"{name}: min {least}, p50 {p50}, p90 {p90}, max {most} ms"
 
 
 def run(options: Namespace) -> list[tuple[float, float]]:

@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from rich.table import Table
-
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-from benchmarks.common import arguments, console, machine, report, scratch
+from benchmarks.common import arguments, console, machine, report, scratch, table
 from tests.cluster import Cluster
 
 SETTLE_S = 2.0          # after the start: imports, the election and the first syncs are over
@@ -37,7 +35,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--strategy", choices=["MemFirst", "DiskFirst"], default="MemFirst")
     options = parser.parse_args()
-    table = Table("node", "role", "CPU %", "resident MiB", title=f"{options.nodes} idle nodes")
+    shown = table(f"{options.nodes} idle nodes", "node", "-role", "CPU %", "resident MiB")
     figures = []
     with (
         scratch(options) as directory,
@@ -54,8 +52,8 @@ def main() -> None:
             role = "leader" if i == leader else "follower"
             percent, resident = 100 * (cpu_s(pid) - before[i]) / spent, resident_mib(pid)
             figures.append({"role": role, "cpu_percent": percent, "resident_mib": resident})
-            table.add_row(str(i), role, f"{percent:.2f}", f"{resident:.1f}")
-    console.print(table, machine(), sep="\n")
+            shown.add_row(str(i), role, f"{percent:.2f}", f"{resident:.1f}")
+    console.print(shown, machine(), sep="\n")
     report(options, figures)
 
 

@@ -18,12 +18,11 @@ from statistics import median
 from typing import Any
 
 import lmdb
-from rich.table import Table
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import dengine
-from benchmarks.common import arguments, console, machine, report, scratch
+from benchmarks.common import arguments, console, machine, report, scratch, table
 
 MAP_BYTES = 4 << 30             # of lmdb's sparse file
 GOAL_NS = {("MemFirst", "put"): 2500.0, ("MemFirst", "get"): 250.0}
@@ -151,10 +150,10 @@ def main() -> None:
     parser.add_argument("--strategy", choices=["MemFirst", "DiskFirst", "both"], default="both")
     options = parser.parse_args()
     both = ["MemFirst", "DiskFirst"]
-    table = Table(
-        "strategy", "operation", "dengine ns", "lmdb ns", "times as fast", "goal",
-        title=f"Store and lmdb {lmdb.__version__}, values of {options.value_bytes} B, "
+    shown = table(
+        f"Store and lmdb {lmdb.__version__}, values of {options.value_bytes} B, "
         f"{options.keys} keys of 8 B",
+        "-strategy", "-operation", "dengine ns", "lmdb ns", "times as fast", "-goal",
     )
     figures: list[dict[str, Any]] = []
     notes = []
@@ -165,13 +164,13 @@ def main() -> None:
         notes.append(f"{strategy}: " + ", ".join(f"{v:,.0f} {k}" for k, v in used.items()))
         figures += [*rows, {"strategy": strategy} | used]
         for r in rows:
-            spread = f"{r['ratio']:.2f} ({r['lowest']:.2f} to {r['highest']:.2f})"
-            table.add_row(
+            spread = f"{r['ratio']:.2f} ({r['lowest']:.2f}–{r['highest']:.2f})"
+            shown.add_row(
                 strategy, r["op"], f"{r['dengine_ns']:,.0f}", f"{r['lmdb_ns']:,.0f}", spread,
                 r["goal"],
             )
             console.print(f"{strategy} {r['op']}: {r['dengine_ns']:,.0f} ns, {spread}")
-    console.print(table, *notes, machine(), sep="\n")
+    console.print(shown, *notes, machine(), sep="\n")
     report(options, figures)
 
 

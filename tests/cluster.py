@@ -241,6 +241,8 @@ class Cluster:
             probe = partial(self._started, i)
             assert eventually(f"node {i} starts", probe, START_S) == "up", f"node {i} ended"
 
+    restart = start
+
     def _started(self, i: int) -> str:
         if not self.nodes[i].alive:
             return "ended"
@@ -254,8 +256,6 @@ class Cluster:
             process.kill()
         for i in ids:
             self._reap(i)
-
-    restart = start
 
     def terminate(self, i: int) -> int:
         """SIGTERM; returns the exit code."""
