@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -122,6 +123,18 @@ def toml(value: object) -> str:
     return json.dumps(value)
 
 
+def shipped_with(settings: Mapping[str, object]) -> str:
+    """The shipped configuration with other values, each named by its dotted path."""
+    config = tomllib.loads((ROOT / "config" / "n1.toml").read_text())
+    for path, value in settings.items():
+        *sections, key = path.split(".")
+        table = config
+        for section in sections:
+            table = table.setdefault(section, {})
+        table[key] = value
+    return "".join(f"{section} = {toml(table)}\n" for section, table in config.items())
+
+
 @dataclass
 class Node:
     """One node: its ports, its files and, while it runs, its process."""
@@ -151,53 +164,37 @@ class Node:
 
 
 class Cluster:
-    """`n` nodes under `root`. `settings` are added to each file: {"http": {"limit": 1}}."""
+    """`n` nodes under `root`. `settings` go into each file: {"http.request_timeout_ms": 500}."""
 
     def __init__(
         self,
         root: Path,
         n: int = 3,
         strategy: str = "MemFirst",
-        settings: Mapping[str, Mapping[str, object]] | None = None,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         ports = iter(free_ports(3 * n))
         self.nodes = {
             i: Node(i, next(ports), next(ports), next(ports), root / f"n{i}")
             for i in range(1, n + 1)
         }
-        for node in self.nodes.values():
-            node.directory.mkdir(parents=True)
-            node.config.write_text(self._configuration(node, strategy, settings or {}))
-
-    def _configuration(
-        self, node: Node, strategy: str, settings: Mapping[str, Mapping[str, object]]
-    ) -> str:
-        """The shipped values (config/n1.toml) with this cluster's ports and directories."""
         members = [
-            {"id": n.id, "address": f"127.0.0.1:{n.raft}", "role": 1, "status": 3}
-            for n in self.nodes.values()
+            {"id": node.id, "address": f"127.0.0.1:{node.raft}", "role": 1, "status": 3}
+            for node in self.nodes.values()
         ]
-        persistence: dict[str, object] = {"strategy": strategy}
-        if strategy == "MemFirst":
-            persistence["flush_policy"] = {"Batch": {"threshold": 100, "interval_ms": 20}}
-        sections: dict[str, dict[str, object]] = {
-            "cluster": {
-                "name": "test",
-                "node_id": node.id,
-                "listen_address": f"127.0.0.1:{node.raft}",
-                "initial_cluster": members,
-                "db_root_dir": str(node.data),
-            },
-            "raft.read_consistency": {"default_policy": "LeaseRead", "lease_duration_ms": 500},
-            "raft.persistence": persistence,
-            "http": {"port": node.http, "health_port": node.health},
-        }
-        for name, values in settings.items():
-            sections.setdefault(name, {}).update(values)
-        return "".join(
-            f"[{name}]\n" + "".join(f"{k} = {toml(v)}\n" for k, v in values.items()) + "\n"
-            for name, values in sections.items()
-        )
+        for node in self.nodes.values():
+            own: dict[str, object] = {
+                "cluster.node_id": node.id,
+                "cluster.listen_address": f"127.0.0.1:{node.raft}",
+                "cluster.initial_cluster": members,
+                "cluster.db_root_dir": str(node.data),
+                "http.port": node.http,
+                "http.health_port": node.health,
+            }
+            if strategy != "MemFirst":          # as shipped
+                own["raft.persistence"] = {"strategy": strategy}
+            node.directory.mkdir(parents=True)
+            node.config.write_text(shipped_with({**own, **(settings or {})}))
 
     # ------------------------------------------------------------ processes
     def __enter__(self) -> Self:

@@ -110,7 +110,7 @@ def test_writes_go_on_after_the_leader_was_killed(cluster: Cluster) -> None:
 
 
 def test_one_of_three_serves_only_eventual_reads(tmp_path: Path) -> None:
-    with Cluster(tmp_path, settings={"http": {"request_timeout_ms": DEADLINE_MS}}) as cluster:
+    with Cluster(tmp_path, settings={"http.request_timeout_ms": DEADLINE_MS}) as cluster:
         survivor = settle(cluster)
         assert cluster.put(survivor, "k", "v").status == 200
         cluster.kill(*(i for i in IDS if i != survivor))
@@ -132,10 +132,11 @@ def test_one_of_three_serves_only_eventual_reads(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- kill -9 of all, under load
 class Load:
-    """Writers that put new keys at all nodes; `acknowledged` holds what was answered with 200."""
+    """Writers that put new keys at all nodes; `acknowledged` holds the revision of each that was
+    answered with 200. A value is its key."""
 
     def __init__(self, cluster: Cluster, prefix: str) -> None:
-        self.acknowledged: dict[str, str] = {}
+        self.acknowledged: dict[str, int] = {}
         self.end = Event()
         self.threads = [Thread(target=self._write, args=(cluster, f"{prefix}-{w}", w % 3 + 1))
                         for w in range(WRITERS)]
@@ -145,8 +146,9 @@ class Load:
         while not self.end.is_set():
             n += 1
             key = f"{prefix}-{n}"
-            if cluster.put(i, key, key, 1.0).status == 200:
-                self.acknowledged[key] = key
+            answer = cluster.put(i, key, key, 1.0)
+            if answer.status == 200:
+                self.acknowledged[key] = answer.json["revision"]
 
     def wait_for(self, goal: int) -> None:
         eventually(f"{goal} writes", lambda: len(self.acknowledged) >= goal, 60.0)
@@ -162,22 +164,26 @@ class Load:
             thread.join()
 
 
-def lost(cluster: Cluster, written: dict[str, str]) -> list[str]:
-    """The keys that cannot be read, asked at all nodes in parallel."""
+def lost(cluster: Cluster, written: dict[str, int]) -> list[str]:
+    """The keys that are not as they were acknowledged, asked at all nodes in parallel."""
 
-    def read(numbered: tuple[int, tuple[str, str]]) -> str | None:
-        n, (key, value) = numbered
+    def read(n: int, key: str, revision: int) -> bool:
         answer = cluster.get(n % 3 + 1, key)
-        return None if answer.status == 200 and answer.json == {"value": value} else key
+        return (
+            answer.status == 200
+            and answer.json == {"value": key}
+            and answer.headers["ETag"] == f'"{revision}"'
+        )
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        return [key for key in pool.map(read, enumerate(written.items())) if key]
+        kept = pool.map(read, range(len(written)), written.keys(), written.values())
+        return [key for key, found in zip(written, kept, strict=True) if not found]
 
 
 @pytest.mark.parametrize("strategy", ["MemFirst", "DiskFirst"])
 def test_nothing_acknowledged_is_lost_when_all_are_killed(strategy: str, tmp_path: Path) -> None:
     seeded = random.Random(SEED)
-    everything: dict[str, str] = {}
+    everything: dict[str, int] = {}
     with Cluster(tmp_path, strategy=strategy) as cluster:
         for cycle in range(CYCLES):
             with Load(cluster, f"c{cycle}") as load:
@@ -188,7 +194,7 @@ def test_nothing_acknowledged_is_lost_when_all_are_killed(strategy: str, tmp_pat
             assert lost(cluster, load.acknowledged) == [], f"cycle {cycle}, seed {SEED}"
             everything |= load.acknowledged
         assert lost(cluster, everything) == []
-        assert not set(cluster.alive()) ^ set(IDS)
+        assert len(set(everything.values())) == len(everything), "a revision was given twice"
 
 
 # ---------------------------------------------------------------- starting and stopping
