@@ -98,7 +98,8 @@ def show(title: str, rows: list[Row], mode: str) -> None:
 def bare_server() -> Iterator[int]:
     (port,) = free_ports(1)
     script = Path(__file__).with_name("bare.py")
-    process = subprocess.Popen([sys.executable, str(script), "--port", str(port)])
+    command = [sys.executable, str(script), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         eventually("the bare server", lambda: request(port, "GET", "/").status, START_S)
         yield port
