@@ -6,9 +6,11 @@
     async with dengine.Engine.open("config/n1.toml") as e:      # one of three nodes
         await e.put(b"k", b"v")
 """
+
 from dengine import errors
+from dengine.engine import Engine, Leadership
 from dengine.store import Store
-from dengine.store import open_store as open  # noqa: A004  (dengine.open is the name users meet)
+from dengine.store import open_store as open
 
 __version__ = "0.1.0"
-__all__ = ["Store", "errors", "open"]
+__all__ = ["Engine", "Leadership", "Store", "errors", "open"]

@@ -21,6 +21,9 @@ from dengine._core.types cimport EVENTUAL, RECORD_HEADER
 
 from dengine.errors import ClosedError, CorruptionError, FormatError
 
+cdef extern from "Python.h":
+    unsigned long PyThread_get_thread_ident()
+
 cdef enum:
     IDLE_US = 10000             # after which a mark is brought up to date
     WAIT_US = 100000
@@ -215,3 +218,9 @@ cdef dict counters(Turn turn):
         "writes_waiting": len(turn.backlog) - turn.backlog_at,
         "reads_waiting": turn.reads.waiting,
     }
+
+
+def attach(Turn turn not None, loop):
+    """`loop`, which runs in the calling thread, runs the turn from now on."""
+    turn.loop = loop
+    turn.thread = PyThread_get_thread_ident()

@@ -1,0 +1,243 @@
+"""Node: the life of one node in an event loop: open, listen, dial, tick, close.
+
+It decides when connections are made and given up, and in which order a node starts and stops. What
+frames and requests mean is the core's.
+"""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+from dengine import logs
+from dengine._core import boot
+from dengine._core.peer import Peer
+from dengine.errors import ConfigError
+from dengine.schema import split_address
+from dengine.storage import Directory, setup_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dengine.config import Config
+
+log = logging.getLogger("dengine.node")
+
+TICK_S = 0.02  # elections are 20 ms apart, heartbeats 100 ms
+LOOK_S = 0.25  # between two looks at the connections
+CONNECT_S = 1.0  # time to connect and shake hands
+STRANGERS = 64  # accepted connections that have not shaken hands
+
+
+class Node:
+    """One node. `turn` is its core; `failed` completes with the error that stopped it."""
+
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self.config = config
+        self.loop = loop
+        self.failed: asyncio.Future[BaseException] = loop.create_future()
+        self.on_role: list[Callable[[], None]] = []
+        self._peers: dict[int, Peer] = {}
+        self._strangers: set[Peer] = set()
+        self._dialling: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._event_fd = -1
+        self._closed = False
+        self._told = (0, 0, "")
+        self._promise_s = config.raft.election.election_timeout_min_ms / 1000
+        self._lost: dict[int, asyncio.Event] = {}  # by slot: a dialled connection ended
+        self.directory = Directory(config.cluster.db_root_dir)
+        try:
+            self.turn = self.directory.open_turn(setup_of(config))
+        except BaseException:
+            self.directory.close()
+            raise
+        self.members = boot.members(self.turn)
+
+    # ------------------------------------------------------------------------------------- life
+    async def start(self) -> None:
+        """Starts workers, listener, dialling and time. Raises OSError where the port is taken."""
+        status = boot.status(self.turn)
+        log.info("opened %s: entries up to %d, term %d", self.directory.path, status["last"],
+                 status["term"])
+        for note in self.turn.notes:
+            log.warning("%s", note)
+        if len(self.members) > 1:
+            await self._listen()
+        self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.turn.on_fatal = self._fatal
+        self.turn.on_role = self._role
+        boot.attach(self.turn, self.loop)
+        boot.start(self.turn, self._event_fd)
+        self.loop.add_reader(self._event_fd, self._job_finished)
+        for slot, (node, address) in enumerate(self.members):
+            if node > self.config.cluster.node_id:
+                self._lost[slot] = asyncio.Event()
+                dial = self._dial(slot, node, address.decode())
+                self._dialling.append(self.loop.create_task(dial))
+        self._tick()
+        if len(self.members) > 1:
+            self._look()
+
+    async def _listen(self) -> None:
+        host, port = split_address(self.config.cluster.listen_address)
+        try:
+            self._server = await self.loop.create_server(self._accept, host, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise ConfigError(
+                f"cluster.listen_address = {host}:{port}: the port is taken; free it, or change "
+                "it with --listen-address and in initial_cluster of every node") from None
+
+    async def close(self) -> None:
+        """Stops everything, syncs what was written; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in self._timers.values():
+            timer.cancel()
+        for task in self._dialling:
+            task.cancel()
+        await asyncio.gather(*self._dialling, return_exceptions=True)
+        if self._server is not None:
+            self._server.close()
+        for peer in [*self._peers.values(), *self._strangers]:
+            peer.abort()
+        await asyncio.sleep(0)
+        if self._event_fd >= 0:
+            self.loop.remove_reader(self._event_fd)
+        try:
+            boot.close(self.turn)
+        finally:
+            if self._event_fd >= 0:
+                os.close(self._event_fd)
+            self.directory.close()
+        log.info("closed")
+
+    def detach(self) -> None:
+        """In a forked child: drops the sockets and the lock, touches nothing that is shared."""
+        null = os.open(os.devnull, os.O_RDWR)
+        sockets: list[Any] = [p.socket() for p in [*self._peers.values(), *self._strangers]]
+        sockets += self._server.sockets if self._server is not None else []
+        for sock in sockets:
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    os.dup2(null, sock.fileno())
+        os.close(null)
+        self.directory.close()
+
+    # ------------------------------------------------------------------------- time and workers
+    def _job_finished(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event_fd)
+        self.turn.run()
+
+    def _tick(self) -> None:
+        self._timers["tick"] = self.loop.call_later(TICK_S, self._tick)
+        self.turn.run()
+
+    def _look(self) -> None:
+        """A silent connection is given up; an idle one says something."""
+        self._timers["look"] = self.loop.call_later(LOOK_S, self._look)
+        ping_us, silent_us = int(self._promise_s * 5e5), int(self._promise_s * 3e6)
+        for peer in list(self._peers.values()):
+            peer.look(ping_us, silent_us)
+        for peer in list(self._strangers):
+            peer.look(ping_us, int(CONNECT_S * 1e6))
+
+    def _fatal(self, error: BaseException) -> None:
+        log.critical("the node has stopped: %s", error)
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    def _role(self) -> None:
+        status = boot.status(self.turn)
+        told = (status["term"], status["leader"], status["role"])
+        logs.set_term(status["term"])
+        if told != self._told:
+            self._told = told
+            leader = f"node {status['leader']} leads" if status["leader"] else "no leader known"
+            level = logging.DEBUG if status["role"] == "precandidate" else logging.INFO
+            log.log(level, "%s, %s", status["role"], leader)
+        for listener in self.on_role:
+            listener()
+
+    # ----------------------------------------------------------------------------- connections
+    def _accept(self) -> Peer:
+        peer = Peer(self.turn, -1, self._event, self._up, self._gone)
+        self._strangers.add(peer)
+        if len(self._strangers) > STRANGERS:
+            min(self._strangers, key=lambda p: p.opened_us).abort()
+        return peer
+
+    async def _dial(self, slot: int, node: int, address: str) -> None:
+        """Keeps one connection to a peer, with a jittered back-off."""
+        replication = self.config.raft.replication
+        low, high = replication.reconnect_min_ms / 1000, replication.reconnect_max_ms / 1000
+        host, port = split_address(address)
+        wait = low
+        while True:
+            lost = self._lost[slot]
+            lost.clear()
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    _, peer = await self.loop.create_connection(
+                        lambda: self._dialled(slot), host, port)
+                await lost.wait()
+                wait = low if peer.was_up else min(high, wait * 2)
+            except (OSError, TimeoutError) as error:
+                log.debug("node %d at %s is not reached: %s", node, address, error)
+                wait = min(high, wait * 2)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+
+    def _dialled(self, slot: int) -> Peer:
+        peer = Peer(self.turn, slot, self._event, self._up, self._gone)
+        self._strangers.add(peer)
+        return peer
+
+    def _up(self, peer: Peer, slot: int) -> None:
+        """A handshake succeeded: the newer of two connections to one peer is kept."""
+        self._strangers.discard(peer)
+        old = self._peers.get(slot)
+        if old is not None:
+            old.give_up()
+        self._peers[slot] = peer
+        log.info("connected to node %d", self.members[slot][0])
+
+    def _gone(self, peer: Peer) -> None:
+        self._strangers.discard(peer)
+        if self._peers.get(peer.slot) is peer:
+            del self._peers[peer.slot]
+            log.info("lost the connection to node %d", self.members[peer.slot][0])
+        if peer.dialled and peer.slot in self._lost:
+            self._lost[peer.slot].set()
+
+    def _event(self, peer: Peer, text: str) -> None:
+        who = f"node {self.members[peer.slot][0]}" if peer.slot >= 0 else "a peer connection"
+        log.warning("%s (%s) is closed: %s", who, peer.address(), text)
+
+    # ---------------------------------------------------------------------------------- status
+    def is_primary(self) -> bool:
+        """Does this node lead under a valid lease, the no-op of its term committed?"""
+        return boot.is_primary(self.turn)
+
+    def is_replica(self) -> bool:
+        """Is this a voter that follows and hears its leader?"""
+        return boot.is_replica(self.turn)
+
+    def is_ready(self) -> bool:
+        """Can this node serve its default read policy?"""
+        if self.config.raft.read_consistency.default_policy == "EventualRead":
+            return self.turn.failed is None
+        return self.is_primary() or self.is_replica()
+
+    def status(self) -> dict[str, Any]:
+        """What /health shows."""
+        return boot.status(self.turn)
+
