@@ -39,7 +39,7 @@ class Node:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self.loop = loop
-        self.failed: asyncio.Future[BaseException] = loop.create_future()
+        self.failed: asyncio.Future[None] = loop.create_future()
         self.on_role: list[Callable[[], None]] = []
         self._peers: dict[int, Peer] = {}
         self._strangers: set[Peer] = set()
@@ -154,7 +154,8 @@ class Node:
     def _fatal(self, error: BaseException) -> None:
         log.critical("the node has stopped: %s", error)
         if not self.failed.done():
-            self.failed.set_result(error)
+            self.failed.set_exception(error)
+            self.failed.exception()  # it is logged: nobody needs to ask
 
     def _role(self) -> None:
         status = boot.status(self.turn)

@@ -11,6 +11,7 @@ import socket
 
 import uvloop
 
+from dengine import logs
 from dengine._core.http import HttpServer
 from dengine.config import Config
 from dengine.errors import Error
@@ -27,18 +28,18 @@ logger = logging.getLogger("dengine.server")
 
 def run(config: Config, log_level: str) -> int:
     """Serves until a signal or a fatal error; returns the exit status."""
-    return uvloop.run(serve(config, log_level))
+    logs.setup(log_level, config.cluster.node_id)
+    return uvloop.run(serve(config))
 
 
-async def serve(config: Config, log_level: str) -> int:
-    names = start_logging(config.cluster.node_id, log_level)
+async def serve(config: Config) -> int:
     host, http = config.http.host, config.http
     with contextlib.ExitStack() as ports:
         try:
             business = ports.enter_context(listen(host, http.port, "--port", "http.port"))
             health = ports.enter_context(
                 listen(host, http.health_port, "--health-port", "http.health_port"))
-            names.node = node = Node(config, asyncio.get_running_loop())
+            node = Node(config, asyncio.get_running_loop())
             await Service(config, node).run(business, health)
         except (Error, OSError) as error:
             logger.error("%s", error)
@@ -139,29 +140,3 @@ def http_server(node: Node, config: Config) -> HttpServer:
         max_key_bytes=limits.key_bytes,
         max_value_bytes=limits.value_bytes,
     )
-
-
-class Names(logging.Filter):
-    """Adds node and term to each line."""
-
-    def __init__(self, node_id: int) -> None:
-        super().__init__()
-        self.node_id = node_id
-        self.node: Node | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.node = self.node_id
-        record.term = self.node.status()["term"] if self.node else 0
-        return True
-
-
-def start_logging(node_id: int, level: str) -> Names:
-    """One line per event to stderr: time, level, node, term, what happened."""
-    names = Names(node_id)
-    handler = logging.StreamHandler()
-    handler.addFilter(names)
-    handler.setFormatter(logging.Formatter(
-        "%(asctime)s.%(msecs)03d %(levelname)s node=%(node)s term=%(term)s %(message)s",
-        "%Y-%m-%dT%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    return names
