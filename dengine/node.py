@@ -186,21 +186,16 @@ class Node:
         while True:
             lost = self._lost[slot]
             lost.clear()
+            peer = Peer(self.turn, slot, self._event, self._up, self._gone)
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    _, peer = await self.loop.create_connection(
-                        lambda: self._dialled(slot), host, port)
+                    await self.loop.create_connection(lambda p=peer: p, host, port)
+                self._strangers.add(peer)
                 await lost.wait()
-                wait = low if peer.was_up else min(high, wait * 2)
             except (OSError, TimeoutError) as error:
                 log.debug("node %d at %s is not reached: %s", node, address, error)
-                wait = min(high, wait * 2)
+            wait = low if peer.was_up else min(high, wait * 2)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-
-    def _dialled(self, slot: int) -> Peer:
-        peer = Peer(self.turn, slot, self._event, self._up, self._gone)
-        self._strangers.add(peer)
-        return peer
 
     def _up(self, peer: Peer, slot: int) -> None:
         """A handshake succeeded: the newer of two connections to one peer is kept."""

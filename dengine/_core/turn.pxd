@@ -92,7 +92,7 @@ cdef class Turn:
     cdef int tick(self, uint64_t now_us) except -1
     cdef int take_inbox(self, uint64_t now_us) except -1
     cdef int propose_backlog(self, uint64_t now_us) except -1
-    cdef bint may_propose(self) noexcept
+    cdef bint may_propose(self, uint64_t now_us) noexcept
     cdef int leader_slot(self) noexcept                         # of a leader that is connected; -1
     cdef int propose(self, Waiter waiter) except -1
     cdef int forward_some(self, int slot, size_t n) except -1

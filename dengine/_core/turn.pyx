@@ -88,7 +88,7 @@ cdef class Turn:
                     self.reads.answer(self.machine.applied, self.kv, self.results)
                 self.flush_links()
                 more |= self.skip_tick
-                more |= self.backlog_at < <size_t>len(self.backlog) and self.may_propose()
+                more |= self.backlog_at < <size_t>len(self.backlog) and self.may_propose(now)
             else:
                 self.drain(STOPPED)
         except Exception as error:
@@ -226,11 +226,12 @@ cdef class Turn:
         return 0
 
     # ----------------------------------------------------------------------- writes and reads
-    cdef bint may_propose(self) noexcept:
+    cdef bint may_propose(self, uint64_t now_us) noexcept:
+        """A leader without a lease proposes nothing: it could not say what became of it."""
         if not self.session.ready or not self.session.has_room():
             return False
         if self.raft.role == LEADER:
-            return not self.raft.begin
+            return self.raft.leads(now_us)
         return self.leader_slot() >= 0
 
     cdef int slot_by_id(self, uint64_t node) noexcept:
@@ -250,7 +251,7 @@ cdef class Turn:
         cdef size_t n = len(self.backlog)
         cdef uint64_t proposed = 0
         cdef int slot
-        if not self.may_propose():
+        if not self.may_propose(now_us):
             return 0
         if self.raft.role == LEADER:
             while self.backlog_at < n and self.session.has_room():
