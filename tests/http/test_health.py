@@ -118,7 +118,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, act: Any, config: Any = None) -> tupl
     monkeypatch.setattr(serving_module, "listen", remember)
 
     async def run() -> int:
-        served = asyncio.ensure_future(serving_module.serve(config or configuration(), "error"))
+        served = asyncio.ensure_future(serving_module.serve(config or configuration()))
         if act is not None:
             while not ports:                # noqa: ASYNC110 - each pass is one turn of the loop
                 await asyncio.sleep(0)
@@ -162,22 +162,21 @@ def test_second_signal_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert serve(monkeypatch, act)[0] == 0
 
 
-def test_fatal_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fatal_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     async def act(node: FakeNode, client: Client) -> None:
         assert (await client.ask(get(b"/kv/k"))).status == 404
         node.failed.set_exception(StorageError("the disk failed a sync"))
 
     assert serve(monkeypatch, act)[0] == 1
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    assert "ERROR node=1 term=7 the disk failed a sync" in lines[0]
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert lines == ["the disk failed a sync"]
 
 
-def test_taken_port(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_taken_port(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert serve(monkeypatch, None, configuration(port))[0] == 1
-    message = capsys.readouterr().err
+    message = caplog.text
     assert f"port {port}" in message
     assert "--port" in message
     assert "http.port" in message
