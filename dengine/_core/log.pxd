@@ -68,6 +68,7 @@ cdef class Log:
     cdef readonly uint64_t written          # in the page cache up to here
     cdef readonly uint64_t synced           # on disk up to here
     cdef readonly uint64_t noop             # newest no-op appended: counts only once synced
+    cdef readonly uint64_t first_noop       # oldest one that may not be synced
     cdef readonly uint64_t unsynced_us      # since when something written or submitted waits for a sync; 0
     cdef readonly uint64_t stalls           # rolls that had to wait for prepared space
     cdef readonly uint64_t bytes_written
@@ -144,6 +145,7 @@ cdef class Log:
     cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit) except -1
     cdef void position(self, const Tail *t, uint64_t commit, Position *to) noexcept
     cdef void retire(self) noexcept
+    cdef void note_noop(self) noexcept
     cdef int await_prepared(self) except -1
     cdef int check(self, int error, str what) except -1
     cdef int push(self, Segment *s) except -1

@@ -145,7 +145,7 @@ cdef class Log:
         cdef uint32_t crc = record_encode(at, term, self.last + 1, kind, payload, n, self.last_crc)
         self.appended(size, term, crc)
         if kind == ENTRY_NOOP:
-            self.noop = self.last
+            self.note_noop()
         return self.last
 
     cdef int append_record(self, const char *record) except -1:
@@ -156,8 +156,13 @@ cdef class Log:
         memcpy(self.place_for(size), record, size)
         self.appended(size, r.term, r.crc)
         if r.kind == ENTRY_NOOP:
-            self.noop = self.last
+            self.note_noop()
         return 0
+
+    cdef void note_noop(self) noexcept:
+        if self.noop <= self.synced:
+            self.first_noop = self.last
+        self.noop = self.last
 
     cdef char *place_for(self, size_t size) except NULL:
         """Room for one record at the end of the tail; rolls where its segment has none."""
@@ -320,7 +325,7 @@ cdef class Log:
             self.filling.crc = crc
         self.written = min(self.written, to)
         self.synced = min(self.synced, to)
-        self.noop = 0 if self.noop > to else self.noop
+        self.noop = min(self.noop, to)          # a lower one may be unsynced: its bound stays
         self.cut_index = to
         self.roll(0)
         self.cut_epoch = self.filling.segment.epoch
@@ -482,8 +487,8 @@ cdef class Log:
         if self.strategy == DISK_FIRST:
             return self.synced
         index = self.written
-        if self.noop > self.synced and index >= self.noop:
-            index = self.noop - 1               # the no-op of a term counts once it is synced
+        if self.noop > self.synced:             # the no-op of a term counts once it is synced
+            index = min(index, max(self.first_noop - 1, self.synced))
         if self.unsynced_us and now_us > self.unsynced_us + self.max_unflushed_us:
             index = min(index, self.synced)
         return index
