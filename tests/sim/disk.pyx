@@ -1,0 +1,527 @@
+"""A disk in memory that forgets, fails and lies as a seed says: see disk.pxd."""
+from libc.errno cimport EBADF, EEXIST, EFBIG, EMFILE, ENAMETOOLONG, ENOENT, ENOSPC
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset, strcmp, strcpy, strlen, strncmp, strrchr
+
+from dengine._core.types cimport iovec
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_CREAT, O_EXCL, O_TRUNC
+
+CALL_NAMES = ("open", "close", "write", "read", "sync", "rename", "unlink", "sync_dir", "size",
+              "drop", "map", "unmap")
+
+
+cdef uint64_t draw(State *d) noexcept nogil:
+    """The next of a splitmix64 sequence."""
+    d.random += <uint64_t>0x9E3779B97F4A7C15
+    cdef uint64_t x = d.random
+    x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * <uint64_t>0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+cdef const Fault *strikes(State *d, int call) noexcept nogil:
+    """Counts the call; the fault that was armed for it, if any."""
+    cdef int i
+    d.calls[call] += 1
+    for i in range(d.fault_count):
+        if d.faults[i].call == call and d.faults[i].at == d.calls[call]:
+            return &d.faults[i]
+    return NULL
+
+
+cdef int struck(State *d, int call) noexcept nogil:
+    cdef const Fault *fault = strikes(d, call)
+    return 0 if fault == NULL else -fault.error
+
+
+# ------------------------------------------------------------------------------------- names
+cdef Name *name_of(State *d, const char *path) noexcept nogil:
+    cdef int i
+    for i in range(d.name_count):
+        if strcmp(d.names[i].path, path) == 0:
+            return &d.names[i]
+    return NULL
+
+
+cdef Name *name_made(State *d, const char *path) noexcept nogil:
+    """The entry of a path, made where there is none; NULL: no room or too long."""
+    cdef Name *name = name_of(d, path)
+    if name != NULL or d.name_count == FILES or strlen(path) >= PATH:
+        return name
+    name = &d.names[d.name_count]
+    d.name_count += 1
+    strcpy(name.path, path)
+    name.file = -1
+    name.synced_file = -1
+    return name
+
+
+cdef int change(State *d, const char *path, int file) noexcept nogil:
+    """A name comes or goes in the cache; the platter hears of it with the next sync_dir."""
+    cdef Name *name = name_made(d, path)
+    if name == NULL:
+        return -ENAMETOOLONG
+    if d.change_count == CHANGES:
+        return -ENOSPC
+    name.file = file
+    strcpy(d.changes[d.change_count].path, path)
+    d.changes[d.change_count].file = file
+    d.change_count += 1
+    return 0
+
+
+cdef bint lies_in(const char *path, const char *directory) noexcept nogil:
+    cdef size_t n = strlen(directory)
+    return strncmp(path, directory, n) == 0 and strrchr(path, c'/') == path + n
+
+
+cdef void release(State *d) noexcept nogil:
+    """Forgets names without a file, then frees every file that neither tier nor a handle holds."""
+    cdef bint held[FILES]
+    cdef int i, kept = 0
+    memset(held, 0, sizeof(held))
+    for i in range(d.name_count):
+        if d.names[i].file < 0 and d.names[i].synced_file < 0:
+            continue
+        d.names[kept] = d.names[i]
+        kept += 1
+        if d.names[i].file >= 0:
+            held[d.names[i].file] = True
+        if d.names[i].synced_file >= 0:
+            held[d.names[i].synced_file] = True
+    d.name_count = kept
+    for i in range(d.change_count):
+        if d.changes[i].file >= 0:
+            held[d.changes[i].file] = True
+    for i in range(FILES):
+        if d.files[i].used and not held[i] and d.files[i].handles == 0:
+            free(d.files[i].cache)
+            free(d.files[i].platter)
+            free(d.files[i].sectors)
+            memset(&d.files[i], 0, sizeof(File))
+
+
+cdef int file_new(State *d) noexcept nogil:
+    """An empty inode, or -errno."""
+    cdef File *f
+    cdef int i
+    for i in range(FILES):
+        f = &d.files[i]
+        if not f.used:
+            f.cache = <char *>calloc(1, d.capacity)
+            f.platter = <char *>calloc(1, d.capacity)
+            f.sectors = <uint8_t *>calloc(1, d.capacity // SECTOR)
+            if f.cache == NULL or f.platter == NULL or f.sectors == NULL:
+                free(f.cache)
+                free(f.platter)
+                free(f.sectors)
+                return -ENOSPC
+            f.used = True
+            return i
+    return -ENOSPC
+
+
+# ------------------------------------------------------------------------------------- border Io
+cdef File *file_at(State *d, int fd) noexcept nogil:
+    cdef int at = fd % HANDLES
+    if fd < 0 or <uint64_t>(fd // HANDLES) != d.life or d.handles[at].file < 0:
+        return NULL
+    return &d.files[d.handles[at].file]
+
+
+cdef void dirty(File *f, uint64_t from_, uint64_t to) noexcept nogil:
+    if to > from_:
+        memset(f.sectors + from_ // SECTOR, DIRTY, (to - 1) // SECTOR - from_ // SECTOR + 1)
+
+
+cdef int do_open(void *ctx, const char *path, int flags, int mode) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef Name *name = name_of(d, path)
+    cdef int error = struck(d, CALL_OPEN), file, at
+    cdef File *f
+    if error:
+        return error
+    if name == NULL or name.file < 0:
+        if not flags & O_CREAT:
+            return -ENOENT
+        file = file_new(d)
+        if file < 0:
+            return file
+        error = change(d, path, file)
+        if error:
+            return error
+    elif flags & O_EXCL:
+        return -EEXIST
+    else:
+        file = name.file
+    f = &d.files[file]
+    for at in range(HANDLES):
+        if d.handles[at].file < 0:
+            break
+    else:
+        return -EMFILE
+    if flags & O_TRUNC:
+        memset(f.cache, 0, f.size)
+        dirty(f, 0, f.size)
+        f.size = 0
+    d.handles[at].file = file
+    f.handles += 1
+    return <int>(d.life * HANDLES) + at
+
+
+cdef int do_close(void *ctx, int fd) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef int error = struck(d, CALL_CLOSE)
+    if f == NULL:
+        return -EBADF
+    d.handles[fd % HANDLES].file = -1
+    f.handles -= 1
+    return error
+
+
+cdef int64_t do_pwritev(void *ctx, int fd, const iovec *parts, int n,
+                        int64_t offset) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef const Fault *fault = strikes(d, CALL_WRITE)
+    cdef uint64_t at = offset, left = <uint64_t>-1, size
+    cdef int i
+    if f == NULL:
+        return -EBADF
+    if fault != NULL:
+        if fault.error:
+            return -fault.error
+        left = fault.keep
+    for i in range(n):
+        size = parts[i].iov_len if parts[i].iov_len < left else left
+        if at + size > d.capacity:
+            return -EFBIG
+        memcpy(f.cache + at, parts[i].iov_base, size)
+        dirty(f, at, at + size)
+        at += size
+        left -= size
+    if at > f.size:
+        f.size = at
+    return <int64_t>at - offset
+
+
+cdef int64_t do_pread(void *ctx, int fd, void *to, size_t n, int64_t offset) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef int error = struck(d, CALL_READ)
+    if f == NULL or error:
+        return -EBADF if f == NULL else error
+    if <uint64_t>offset >= f.size:
+        return 0
+    if n > f.size - offset:
+        n = f.size - offset
+    memcpy(to, f.cache + offset, n)
+    return n
+
+
+cdef int do_fdatasync(void *ctx, int fd) noexcept nogil:
+    """All of the file; where it fails, what did not reach the platter is called clean all the same."""
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef int error = struck(d, CALL_SYNC)
+    cdef uint64_t i
+    d.now_us += d.sync_us
+    if f == NULL:
+        return -EBADF
+    for i in range(d.capacity // SECTOR):
+        if f.sectors[i] != DIRTY:
+            continue
+        if error and draw(d) & 1:
+            f.sectors[i] = LIE
+        else:
+            memcpy(f.platter + i * SECTOR, f.cache + i * SECTOR, SECTOR)
+            f.sectors[i] = CLEAN
+    if error == 0 or draw(d) & 1:
+        f.synced_size = f.size
+    return error
+
+
+cdef int do_rename(void *ctx, const char *old, const char *new) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef Name *name = name_of(d, old)
+    cdef int error = struck(d, CALL_RENAME), file
+    if error == 0 and (name == NULL or name.file < 0):
+        error = -ENOENT
+    if error:
+        return error
+    file = name.file
+    error = change(d, new, file)
+    return error if error else change(d, old, -1)
+
+
+cdef int do_unlink(void *ctx, const char *path) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef Name *name = name_of(d, path)
+    cdef int error = struck(d, CALL_UNLINK)
+    if error == 0 and (name == NULL or name.file < 0):
+        error = -ENOENT
+    return error if error else change(d, path, -1)
+
+
+cdef int do_sync_dir(void *ctx, const char *path) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef int error = struck(d, CALL_SYNC_DIR), i, kept = 0
+    d.now_us += d.sync_us
+    if error:
+        return error
+    for i in range(d.change_count):
+        if lies_in(d.changes[i].path, path):
+            name_of(d, d.changes[i].path).synced_file = d.changes[i].file
+        else:
+            d.changes[kept] = d.changes[i]
+            kept += 1
+    d.change_count = kept
+    release(d)
+    return 0
+
+
+cdef int64_t do_size(void *ctx, int fd) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef int error = struck(d, CALL_SIZE)
+    if error:
+        return error
+    return -EBADF if f == NULL else <int64_t>f.size
+
+
+cdef int do_drop(void *ctx, int fd, int64_t offset, int64_t n) noexcept nogil:
+    """What the kernel calls clean is read from the platter again."""
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef int error = struck(d, CALL_DROP)
+    cdef uint64_t i
+    if f == NULL or error:
+        return -EBADF if f == NULL else error
+    for i in range(<uint64_t>offset // SECTOR, <uint64_t>(offset + n + SECTOR - 1) // SECTOR):
+        if i < d.capacity // SECTOR and f.sectors[i] == LIE:
+            memcpy(f.cache + i * SECTOR, f.platter + i * SECTOR, SECTOR)
+            f.sectors[i] = CLEAN
+    return 0
+
+
+cdef void *do_map(void *ctx, int fd, size_t n) noexcept nogil:
+    cdef State *d = <State *>ctx
+    cdef File *f = file_at(d, fd)
+    cdef int error = struck(d, CALL_MAP)
+    return NULL if f == NULL or error or n > d.capacity else f.cache
+
+
+cdef int do_unmap(void *ctx, void *at, size_t n) noexcept nogil:
+    return struck(<State *>ctx, CALL_UNMAP)
+
+
+cdef uint64_t do_now_us(void *ctx) noexcept nogil:
+    return (<State *>ctx).now_us
+
+
+# ------------------------------------------------------------------------------------- crashes
+cdef void forget_life(State *d) noexcept nogil:
+    cdef int i
+    for i in range(FILES):
+        d.files[i].handles = 0
+    for i in range(HANDLES):
+        d.handles[i].file = -1
+    d.life = (d.life + 1) % (1 << 20)
+    d.fault_count = 0
+    release(d)
+
+
+cdef void cut_file(State *d, File *f) noexcept nogil:
+    cdef uint64_t i
+    for i in range(d.capacity // SECTOR):
+        if f.sectors[i] == DIRTY and draw(d) & 1:
+            memcpy(f.platter + i * SECTOR, f.cache + i * SECTOR, SECTOR)
+        f.sectors[i] = CLEAN
+    if f.size != f.synced_size and draw(d) & 1:
+        f.synced_size = f.size
+    f.size = f.synced_size
+    memset(f.platter + f.size, 0, d.capacity - f.size)
+    memcpy(f.cache, f.platter, d.capacity)
+
+
+cdef void cut_power(State *d) noexcept nogil:
+    cdef int i
+    for i in range(d.change_count):
+        if draw(d) & 1:
+            name_of(d, d.changes[i].path).synced_file = d.changes[i].file
+    d.change_count = 0
+    for i in range(d.name_count):
+        d.names[i].file = d.names[i].synced_file
+    for i in range(FILES):
+        if d.files[i].used:
+            cut_file(d, &d.files[i])
+    forget_life(d)
+
+
+cdef class Disk:
+    """A disk whose behaviour follows from `seed`; a file holds up to `capacity` bytes."""
+
+    def __cinit__(self, uint64_t seed=0, uint64_t capacity=2 << 20):
+        cdef int i
+        self.state = <State *>calloc(1, sizeof(State))
+        if self.state == NULL:
+            raise MemoryError
+        self.state.random = seed
+        self.state.capacity = (capacity + SECTOR - 1) // SECTOR * SECTOR
+        self.state.now_us = 1000000
+        for i in range(HANDLES):
+            self.state.handles[i].file = -1
+        self.io.ctx = self.state
+        self.io.open = do_open
+        self.io.close = do_close
+        self.io.pwritev = do_pwritev
+        self.io.pread = do_pread
+        self.io.fdatasync = do_fdatasync
+        self.io.rename = do_rename
+        self.io.unlink = do_unlink
+        self.io.sync_dir = do_sync_dir
+        self.io.size = do_size
+        self.io.drop = do_drop
+        self.io.map = do_map
+        self.io.unmap = do_unmap
+        self.io.now_us = do_now_us
+
+    def __dealloc__(self):
+        cdef int i
+        if self.state != NULL:
+            for i in range(FILES):
+                free(self.state.files[i].cache)
+                free(self.state.files[i].platter)
+                free(self.state.files[i].sectors)
+            free(self.state)
+
+    # ------------------------------------------------------------------------------- faults
+    def kill(self):
+        """The process dies: its descriptors go, the page cache stays."""
+        forget_life(self.state)
+
+    def power_cut(self):
+        """Each unsynced sector and each unsynced change of a name is kept or lost."""
+        cut_power(self.state)
+
+    def fail(self, str call, int nth, int error):
+        """The nth call of this kind from now on (1: the next) fails with `error`."""
+        self.arm(call, nth, error, 0)
+
+    def shorten(self, int nth, uint64_t keep):
+        """The nth write from now on stops after `keep` bytes."""
+        self.arm("write", nth, 0, keep)
+
+    def arm(self, str call, int nth, int error, uint64_t keep):
+        """One fault more."""
+        cdef State *d = self.state
+        if d.fault_count == FAULTS:
+            raise ValueError("too many faults at once")
+        cdef Fault *fault = &d.faults[d.fault_count]
+        fault.call = CALL_NAMES.index(call)
+        fault.at = d.calls[fault.call] + nth
+        fault.error = error
+        fault.keep = keep
+        d.fault_count += 1
+
+    def calls(self, str call) -> int:
+        """How many calls of this kind there were."""
+        return self.state.calls[CALL_NAMES.index(call)]
+
+    def advance(self, uint64_t us):
+        """The clock goes on."""
+        self.state.now_us += us
+
+    @property
+    def now_us(self) -> int:
+        return self.state.now_us
+
+    @property
+    def sync_us(self) -> int:
+        """How long a sync takes."""
+        return self.state.sync_us
+
+    @sync_us.setter
+    def sync_us(self, uint64_t us):
+        self.state.sync_us = us
+
+    @property
+    def open_files(self) -> int:
+        return sum(self.state.handles[i].file >= 0 for i in range(HANDLES))
+
+    # ------------------------------------------------------------------------------- contents
+    cdef int file_of(self, str path) except -1:
+        cdef Name *name = name_of(self.state, path.encode())
+        if name == NULL or name.file < 0:
+            raise FileNotFoundError(path)
+        return name.file
+
+    def names(self, str directory) -> list[str]:
+        """The names in a directory, sorted."""
+        cdef bytes prefix = directory.encode()
+        return sorted(self.state.names[i].path.decode()[len(directory) + 1:]
+                      for i in range(self.state.name_count)
+                      if self.state.names[i].file >= 0
+                      and lies_in(self.state.names[i].path, prefix))
+
+    def read(self, str path) -> bytes:
+        """A file as the process sees it."""
+        cdef File *f = &self.state.files[self.file_of(path)]
+        return f.cache[:f.size]
+
+    def durable(self, str path) -> bytes:
+        """What of a file is on the platter."""
+        cdef File *f = &self.state.files[self.file_of(path)]
+        return f.platter[:f.synced_size]
+
+    def put(self, str path, bytes data not None):
+        """A file with these bytes, synced, as if it had always been there."""
+        cdef State *d = self.state
+        cdef Name *name = name_made(d, path.encode())
+        if name == NULL or <uint64_t>len(data) > d.capacity:
+            raise ValueError("no room on this disk")
+        if name.file < 0:
+            name.file = file_new(d)
+        name.synced_file = name.file
+        cdef File *f = &d.files[name.file]
+        memset(f.cache, 0, d.capacity)
+        memcpy(f.cache, <const char *>data, len(data))
+        memcpy(f.platter, f.cache, d.capacity)
+        memset(f.sectors, CLEAN, d.capacity // SECTOR)
+        f.size = f.synced_size = len(data)
+
+    def write(self, str path, uint64_t offset, bytes data not None):
+        """Bytes change in cache and platter behind everybody's back."""
+        cdef File *f = &self.state.files[self.file_of(path)]
+        if offset + len(data) > f.size:
+            raise ValueError("beyond the end of the file")
+        memcpy(f.cache + offset, <const char *>data, len(data))
+        memcpy(f.platter + offset, <const char *>data, len(data))
+
+    def flip(self, str path, uint64_t bit):
+        """One bit changes in cache and platter."""
+        cdef File *f = &self.state.files[self.file_of(path)]
+        f.cache[bit // 8] ^= <char>(1 << bit % 8)
+        f.platter[bit // 8] = f.cache[bit // 8]
+
+    def truncate(self, str path, uint64_t size):
+        """The file ends at `size`, in cache and platter."""
+        cdef File *f = &self.state.files[self.file_of(path)]
+        memset(f.cache + size, 0, self.state.capacity - size)
+        memset(f.platter + size, 0, self.state.capacity - size)
+        f.size = f.synced_size = size
+
+    def remove(self, str path):
+        """The name goes, in cache and platter."""
+        self.file_of(path)
+        cdef Name *name = name_of(self.state, path.encode())
+        name.file = -1
+        name.synced_file = -1
+
+    def files(self) -> dict[str, bytes]:
+        """Every file as the process sees it."""
+        return {self.state.names[i].path.decode(): self.read(self.state.names[i].path.decode())
+                for i in range(self.state.name_count) if self.state.names[i].file >= 0}
