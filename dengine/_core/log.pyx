@@ -108,7 +108,7 @@ cdef class Log:
         self.segment_bytes = segment_bytes
         self.last_crc = crc32c(&cluster, sizeof(cluster), 0)
         self.next_epoch = 1
-        self.next_size = SEGMENT_FIRST
+        self.next_size = min(<uint64_t>SEGMENT_FIRST, segment_bytes)
         self.must_roll = True
         return 0
 
