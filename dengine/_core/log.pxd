@@ -89,8 +89,6 @@ cdef class Log:
     cdef bytes prepared_path
     cdef uint64_t next_epoch
     cdef uint64_t next_size
-    cdef uint64_t cut_epoch                 # writes and syncs of older epochs count up to cut_index only
-    cdef uint64_t cut_index
     cdef Tail *oldest
     cdef Tail *filling
     cdef Tail *spare
@@ -138,6 +136,7 @@ cdef class Log:
     cdef int open_tail(self, Segment *s) except -1
     cdef Segment *new_segment(self, uint64_t size, Job *job) except NULL
     cdef int write_inline(self, Tail *t, uint64_t commit) except -1
+    cdef uint64_t live_until(self, uint64_t epoch) noexcept
     cdef Segment *segment_of(self, uint64_t epoch) noexcept
     cdef uint64_t term_of(self, uint64_t index) except? 0
     cdef int submit(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1

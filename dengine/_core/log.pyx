@@ -326,10 +326,7 @@ cdef class Log:
         self.written = min(self.written, to)
         self.synced = min(self.synced, to)
         self.noop = min(self.noop, to)          # a lower one may be unsynced: its bound stays
-        self.cut_index = to
-        self.roll(0)
-        self.cut_epoch = self.filling.segment.epoch
-        return 0
+        return self.roll(0)
 
     cdef uint64_t term_of(self, uint64_t index) except? 0:
         cdef Segment *s
@@ -463,8 +460,8 @@ cdef class Log:
         cdef Tail *t = <Tail *>job.owner
         cdef uint64_t index = job.position.index
         self.check(job.error, "synced" if job.kind & JOB_SYNC else "written")
-        if job.position.epoch < self.cut_epoch and index > self.cut_index:
-            index = self.cut_index
+        if index:
+            index = min(index, self.live_until(job.position.epoch))
         if job.kind & JOB_WRITE and t != NULL:
             t.flying = False
             t.written = t.size
@@ -473,7 +470,7 @@ cdef class Log:
             self.bytes_written += job.iov[0].iov_len
             if index > self.written:
                 self.written = index
-            if job.position.epoch >= self.cut_epoch:
+            if self.segment_of(job.position.epoch) != NULL:
                 publish(&self.marks, &job.position)
             self.retire()
         if job.kind & JOB_SYNC:
@@ -514,6 +511,14 @@ cdef class Log:
                 self.spare = t
             else:
                 tail_free(t)
+
+    cdef uint64_t live_until(self, uint64_t epoch) noexcept:
+        """The last entry in segments up to `epoch`: what was cut from them does not count."""
+        cdef int i
+        for i in range(self.count - 1, -1, -1):
+            if self.segments[i].epoch <= epoch:
+                return self.segments[i].first + self.segments[i].count - 1
+        return self.segments[0].first - 1 if self.count else 0
 
     cdef Segment *segment_of(self, uint64_t epoch) noexcept:
         cdef int i
