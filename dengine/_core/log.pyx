@@ -417,20 +417,23 @@ cdef class Log:
 
     cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit) except -1:
         """MemFirst: before a new segment's first batch, the one before it is on its way to the disk."""
-        cdef Tail *before = self.oldest
+        cdef Position before = self.marks.written
+        cdef Tail *earlier = self.oldest
         cdef Segment *s
         cdef Job *job
-        if t.page == NULL or self.strategy == DISK_FIRST or self.synced == self.written:
+        if t.page == NULL or self.strategy == DISK_FIRST:
             return 0
-        if self.marks.written.epoch == t.segment.epoch or self.marks.written.epoch == 0:
-            return 0
-        s = self.segment_of(self.marks.written.epoch)
-        if s == NULL:                           # it was cut off: nothing in it counts
+        while earlier != t:                     # submitted in the same batch
+            if earlier.size > earlier.written:
+                self.position(earlier, commit, &before)
+            earlier = earlier.next
+        s = self.segment_of(before.epoch)
+        if s == NULL or before.index <= self.synced:    # NULL: it was cut off, nothing in it counts
             return 0
         job = flusher.slot()
         job.kind = JOB_SYNC
         job.fd = s.fd
-        job.position = self.marks.written
+        job.position = before
         flusher.submit()
         return 0
 
