@@ -285,6 +285,7 @@ cdef class Log:
     cdef int cut(self, uint64_t to) except -1:
         """Entries above `to` are dead. Nothing readable is overwritten: the next goes to a new segment."""
         cdef uint32_t crc = self.crc_at(to)
+        cdef uint64_t term = self.term_of(to)
         cdef Segment *s
         cdef Segment **dead
         cdef Tail *t
@@ -315,14 +316,13 @@ cdef class Log:
                     free(t.page)
                     t.page = NULL
                 t.last = to
+                t.term = term
+                t.crc = crc
             t = t.next
         self.scratch_first = 0
         self.last = to
         self.last_crc = crc
-        self.last_term = self.term_of(to)
-        if self.filling != NULL and not self.filling.flying:
-            self.filling.term = self.last_term
-            self.filling.crc = crc
+        self.last_term = term
         self.written = min(self.written, to)
         self.synced = min(self.synced, to)
         self.noop = min(self.noop, to)          # a lower one may be unsynced: its bound stays
