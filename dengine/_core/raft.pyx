@@ -9,7 +9,7 @@ from libc.string cimport memmove, memset
 
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, quorum_value, slot_of, sole_voter,
                                    voters_below)
-from dengine._core.types cimport WINDOW_BYTES, likely, unlikely
+from dengine._core.types cimport RUNS, WINDOW_BYTES, likely, unlikely
 
 from dengine.errors import InvariantError
 
@@ -596,7 +596,7 @@ cdef class Raft:
         m.term = self.term
         m.index = p.next - 1
         m.index_term = self.terms.at(m.index)
-        m.count = self.last - m.index if entries else 0
+        m.count = self.terms.runs_end(p.next, RUNS) - m.index if entries else 0
         m.commit = self.commit
         m.round = self.round
         return True

@@ -17,6 +17,7 @@ cdef class Terms:
     cdef uint64_t last_term(self) noexcept
     # The largest index <= `index` whose term is <= `term`: where two logs can still agree.
     cdef uint64_t agree(self, uint64_t index, uint64_t term) noexcept
-    cdef uint64_t run_end(self, uint64_t index) noexcept            # last index of the run that holds it
+    # The last index of `runs` runs, the first of which holds `index`.
+    cdef uint64_t runs_end(self, uint64_t index, size_t runs) noexcept
     cdef int grow(self) except -1
     cdef size_t find(self, uint64_t index) noexcept

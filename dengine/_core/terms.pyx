@@ -91,9 +91,9 @@ cdef class Terms:
             index = self.start[run] - 1
         return self.base
 
-    cdef uint64_t run_end(self, uint64_t index) noexcept:
-        cdef size_t run = self.find(index)
-        return self.start[run + 1] - 1 if run + 1 < self.count else self.last
+    cdef uint64_t runs_end(self, uint64_t index, size_t runs) noexcept:
+        cdef size_t next = self.find(index) + runs
+        return self.start[next] - 1 if next < self.count else self.last
 
     # ------------------------------------------------------------------------------ for the tests
     def extend(self, uint64_t term, uint64_t n=1):
