@@ -196,7 +196,7 @@ cdef class Raft:
     cdef bint sendable(self, int slot) noexcept
     cdef void rewind(self, Progress *p) noexcept
     cdef void mark_due(self) noexcept
-    cdef void open_reads(self) noexcept
+    cdef int open_reads(self) except -1
     cdef int release(self) except -1
     cdef int grant(self, uint64_t ticket, uint64_t index) except -1
     cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1

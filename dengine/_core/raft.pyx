@@ -228,15 +228,20 @@ cdef class Raft:
             memmove(self.waiting, self.waiting + n, self.waiting_count * sizeof(Waiting))
         return 0
 
-    cdef void open_reads(self) noexcept:
+    cdef int open_reads(self) except -1:
         """The no-op is committed: reads that came before it get their index and a round to wait for."""
+        cdef bint alone = sole_voter(&self.config, self.opt.id)     # nobody echoes its rounds
         cdef int i
         for i in range(self.waiting_count):
-            if self.waiting[i].round == 0:
-                self.waiting[i].index = self.commit
-                self.waiting[i].round = self.round + 1
-        if self.waiting_count:
+            if alone:
+                self.grant(self.waiting[i].ticket, self.commit)
+            self.waiting[i].index = self.commit
+            self.waiting[i].round = self.round + 1
+        if alone:
+            self.waiting_count = 0
+        elif self.waiting_count:
             self.mark_due()
+        return 0
 
     cdef bint leads(self, uint64_t now_us) noexcept:
         if self.role != LEADER or self.noop == 0 or self.commit < self.noop:
