@@ -54,6 +54,8 @@ cdef class Raft:
         self.durable = terms.last               # recovery has synced what it accepted
         self.commit = commit if commit < self.last else self.last
         self.cut_to = NO_CUT
+        if term:                                # the start rule: it may have heard a leader
+            self.promise_until_us = now_us + opt.promise_us
         if terms.last_term() > term:
             raise InvariantError(f"the log holds term {terms.last_term()}, the hard state {term}")
         return 0
@@ -72,6 +74,8 @@ cdef class Raft:
             self.promise_until_us = now_us + self.opt.promise_us
         self.reset_election(now_us)
         if not formed:
+            if now_us < self.promise_until_us:
+                now_us = self.promise_until_us
             self.election_due_us = now_us + voters_below(config, self.opt.id) * RANK_US
         return 0
 
