@@ -12,6 +12,7 @@ from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command
                                   take_bytes, take_u32, take_u64)
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport DIVERGED, LEADER, MSG_APPEND, NO_CUT, REJECTED, Message, Run
+from dengine._core.turn cimport TICKET_BITS
 from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
                                  FRAME_GRANTED, FRAME_HELLO, FRAME_PING, FRAME_READ, FRAME_REFUSED,
@@ -295,10 +296,10 @@ cdef object on_read(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef Outbox box
     reader(&r, f)
     ticket = take_u64(&r)
-    if r.bad or r.at != r.end or ticket >> 56:
+    if r.bad or r.at != r.end or ticket >> TICKET_BITS:
         return "a read with fields that do not fit"
     if turn.raft.role == LEADER:
-        turn.raft.read(<uint64_t>slot << 56 | ticket, f.flags & LEASE_READ, now)
+        turn.raft.read(turn.ticket(slot, ticket), f.flags & LEASE_READ, now)
         return None
     box = <Outbox>turn.boxes[slot]
     box.begin(FRAME_GRANTED, REJECTED, turn.raft.term)

@@ -25,6 +25,12 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t number             # grows with each connection
     uint64_t heard_us           # newest frame from it
 
+cdef enum:                      # a ticket of raft's: u8 slot, u16 number of the connection, u40 the asker's own
+    TICKET_BITS = 40
+    NUMBER_MASK = 0xFFFF
+    SLOT_SHIFT = 56
+    LOCAL_SLOT = 0xFF           # asked on this node
+
 cdef struct Fetch:              # entries that are being read from disk for a peer
     int slot
     uint64_t number             # of the connection
@@ -96,6 +102,7 @@ cdef class Turn:
     cdef int leader_slot(self) noexcept                         # of a leader that is connected; -1
     cdef int propose(self, Waiter waiter) except -1
     cdef int forward_some(self, int slot, size_t n) except -1
+    cdef uint64_t ticket(self, int slot, uint64_t own) noexcept
     cdef int give_grant(self, const Grant *g) except -1
     cdef int drain(self, int status) except -1
     cdef int slot_by_id(self, uint64_t node) noexcept

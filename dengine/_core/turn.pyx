@@ -28,7 +28,8 @@ cdef enum:
     APPLY_LOOK = 64             # entries between two looks at the clock
 
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
-cdef uint64_t LOCAL = <uint64_t>0xFF << 56      # a ticket's upper byte: the slot that asked
+cdef uint64_t LOCAL = <uint64_t>LOCAL_SLOT << SLOT_SHIFT
+cdef uint64_t OWN = (<uint64_t>1 << TICKET_BITS) - 1
 
 
 cdef class Turn:
@@ -407,15 +408,20 @@ cdef class Turn:
             self.flusher.submit()
         return 0
 
+    cdef uint64_t ticket(self, int slot, uint64_t own) noexcept:
+        return (<uint64_t>slot << SLOT_SHIFT
+                | (self.peers[slot].number & NUMBER_MASK) << TICKET_BITS | own)
+
     cdef int give_grant(self, const Grant *g) except -1:
-        cdef int slot = <int>(g.ticket >> 56)
+        """Only to the connection that asked: a process that started since may use the same ticket again."""
+        cdef int slot = <int>(g.ticket >> SLOT_SHIFT)
         cdef Outbox box
         if g.ticket & LOCAL == LOCAL:
-            self.reads.granted(g.ticket & ~LOCAL, g.index)
-        elif self.peers[slot].up:
+            self.reads.granted(g.ticket & OWN, g.index)
+        elif self.peers[slot].up and g.ticket == self.ticket(slot, g.ticket & OWN):
             box = <Outbox>self.boxes[slot]
             box.begin(FRAME_GRANTED, 0, self.raft.term)
-            box.put_u64(g.ticket & ~LOCAL)
+            box.put_u64(g.ticket & OWN)
             box.put_u64(g.index)
             box.end()
             self.raft.want(slot, g.index)
