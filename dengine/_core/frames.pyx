@@ -11,13 +11,13 @@ from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command
                                   Record, command_decode, members_decode, padded, record_check,
                                   take_bytes, take_u32, take_u64)
 from dengine._core.quorum cimport Config, config_from
-from dengine._core.raft cimport DIVERGED, LEADER, MSG_APPEND, NO_CUT, REJECTED, Message, Run
+from dengine._core.raft cimport DIVERGED, LEADER, NO_CUT, REJECTED, TERM_MAX, Message, Run
 from dengine._core.turn cimport TICKET_BITS
 from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
-                                 FRAME_GRANTED, FRAME_HELLO, FRAME_PING, FRAME_READ, FRAME_REFUSED,
-                                 FRAME_VOTE, LEASE_READ, PROTOCOL, Outbox, append_decode,
-                                 message_decode)
+                                 FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_PING, FRAME_READ,
+                                 FRAME_REFUSED, FRAME_VOTE, LEASE_READ, PROTOCOL, Outbox,
+                                 append_decode, message_decode)
 
 from dengine.errors import ConfigError, InvariantError
 
@@ -137,6 +137,10 @@ cdef object receive(Turn turn, int slot, const Frame *f):
         elif FRAME_VOTE <= f.kind <= FRAME_DURABLE:
             if message_decode(f, turn.members.id[slot], &m):
                 fault = "a consensus message with fields that do not fit its kind"
+            elif f.term > TERM_MAX:
+                fault = f"term {f.term}, which no cluster reaches"
+            elif f.kind >= FRAME_HEARD and f.term == turn.raft.term and m.index > turn.raft.last:
+                fault = f"an answer about entry {m.index}, which was never sent to it"
             elif counts(turn, slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
                 turn.raft.step(&m, now)
         elif f.kind == FRAME_FORWARD:
@@ -171,6 +175,8 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef size_t left
     if append_decode(f, turn.members.id[slot], &m, &prev_crc, &records, &left):
         return "an append with fields that do not fit"
+    if m.term > TERM_MAX or (m.index == 0) != (m.index_term == 0):
+        return "an append with impossible terms"
     if turn.raft.formed and not counts(turn, slot):
         return None
     at = records
@@ -245,6 +251,8 @@ cdef object on_forward(Turn turn, int slot, const Frame *f):
         if command == NULL or command_decode(command, size, &c) or (
                 c.op != REGISTER and c.session == 0):
             return "a forwarded write that is no command"
+        if c.op == REGISTER and c.node != turn.members.id[slot]:
+            return f"a session of node {c.node}, which it is not"
         if not leads:
             refused.append(c.sequence)
     if r.bad or r.at != r.end:

@@ -91,6 +91,7 @@ cdef enum:
     ROUNDS = 4096               # rounds whose sending time is remembered; older ones extend no lease
     RANK_US = 20000             # between two pre-votes of neighbouring ranks after a lost leader
     NO_CUT = 0xFFFFFFFFFFFFFFFF
+    TERM_MAX = 0x1000000000000  # an election each millisecond for 8,000 years; above it a frame is rubbish
 
 
 cdef class Raft:
