@@ -292,7 +292,7 @@ cdef class Turn:
             self.session.assign(waiter)
             box.put_u32(<uint32_t>PyBytes_GET_SIZE(waiter.command))
             box.put(PyBytes_AS_STRING(waiter.command), PyBytes_GET_SIZE(waiter.command))
-            size += PyBytes_GET_SIZE(waiter.command)
+            size += sizeof(uint32_t) + PyBytes_GET_SIZE(waiter.command)
             self.backlog_at += 1
             count += 1
         (<uint32_t *>(box.data + at))[0] = count
