@@ -121,7 +121,7 @@ cdef class Raft:
     cdef Progress peers[MAX_MEMBERS]        # by slot of config
 
     # Ready: what the turn must do. `taken` clears it.
-    cdef bint save                          # write (version, term, vote)
+    cdef bint save                          # write (version, term, vote); the turn clears it
     cdef bint begin                         # append the no-op of the term, then call begun()
     cdef Message *out
     cdef int out_count

@@ -635,7 +635,6 @@ cdef class Raft:
             p.next = p.match + 1 if p.match else self.last + 1
 
     cdef void taken(self) noexcept:
-        self.save = False
         self.out_count = 0
         self.grant_count = 0
 

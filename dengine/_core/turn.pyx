@@ -354,7 +354,7 @@ cdef class Turn:
         cdef int i, slot
         if raft.begin:
             self.begin_term()
-        if raft.save:
+        if raft.save and self.flusher.has_room(2):      # else it waits; so does what relies on it
             self.save()
         for i in range(raft.grant_count):
             self.give_grant(&raft.grants[i])
@@ -373,7 +373,8 @@ cdef class Turn:
             self.log.write(self.flusher, raft.commit, now_us)
             self.log.plan()
         self.persisted(now_us)
-        return raft.out_count or raft.save or raft.grant_count or raft.begin or raft.round_due
+        return (raft.out_count or raft.grant_count or raft.begin or raft.round_due
+                or (raft.save and self.flusher.has_room(2)))
 
     cdef int begin_term(self) except -1:
         """The no-op of a term; in front of the first one, the configuration that forms the cluster."""
@@ -406,6 +407,7 @@ cdef class Turn:
             job.version = self.raft.version
             job.owner = page if slot else NULL
             self.flusher.submit()
+        self.raft.save = False
         return 0
 
     cdef uint64_t ticket(self, int slot, uint64_t own) noexcept:
@@ -450,7 +452,7 @@ cdef class Turn:
                 total += got
                 n += count
             if m.count and n == 0:
-                if not box.has_room(PIECES):
+                if not box.has_room(PIECES) or not self.preparer.has_room(1):
                     return 0
                 self.fetch(slot, &m)
                 continue                        # what is due besides goes without entries
