@@ -235,5 +235,5 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """What /health shows."""
-        return boot.status(self.turn)
+        return boot.status(self.turn) | {"ready": self.is_ready()}
 
