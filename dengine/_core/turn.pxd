@@ -68,7 +68,7 @@ cdef class Turn:
     cdef uint64_t meta_version              # newest hard state submitted
     cdef bint in_turn
     cdef bint scheduled
-    cdef bint skip_tick                     # after a pause: the inputs first
+    cdef int skip_ticks                     # after a pause: turns until the inputs were read
     cdef public object loop                 # asyncio loop that runs the turn; None: the caller does
     cdef unsigned long thread               # of that loop
     cdef public object on_results           # called once after each batch of results; or None

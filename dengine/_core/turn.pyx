@@ -26,6 +26,7 @@ cdef enum:
     REGISTER_US = 500000        # a registration that was not applied is sent again
     PIECES = 8                  # borrowed pieces in one append frame
     APPLY_LOOK = 64             # entries between two looks at the clock
+    SKIP_TICKS = 2              # turns: what one schedules may run before the loop reads its sockets
 
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 cdef uint64_t LOCAL = <uint64_t>LOCAL_SLOT << SLOT_SHIFT
@@ -68,7 +69,7 @@ cdef class Turn:
     # --------------------------------------------------------------------------------- the loop
     cpdef int run(self) except -1:
         cdef uint64_t now = self.io.now_us(self.io.ctx), took
-        cdef bint more = False, gap
+        cdef bint more = False
         if self.in_turn:
             return 0
         self.in_turn = True
@@ -76,11 +77,12 @@ cdef class Turn:
         self.turns += 1
         try:
             if likely(self.failed is None):
-                gap = (self.last_us != 0 and not self.skip_tick
-                       and now - self.last_us > self.raft.opt.timeout_us // 2)
-                self.skip_tick = gap and not self.alone
+                if self.skip_ticks:
+                    self.skip_ticks -= 1
+                elif self.last_us and now - self.last_us > self.raft.opt.timeout_us // 2:
+                    self.skip_ticks = 0 if self.alone else SKIP_TICKS
                 self.reap(now)
-                if not self.skip_tick:
+                if self.skip_ticks == 0:
                     self.tick(now)
                 self.take_inbox(now)
                 more = self.ready(now) and self.ready(now)
@@ -88,7 +90,7 @@ cdef class Turn:
                 if self.reads.count:
                     self.reads.answer(self.machine.applied, self.kv, self.results)
                 self.flush_links()
-                more |= self.skip_tick
+                more |= self.skip_ticks != 0
                 more |= self.backlog_at < <size_t>len(self.backlog) and self.may_propose(now)
             else:
                 self.drain(STOPPED)
