@@ -12,7 +12,7 @@ from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command
                                   take_bytes, take_u32, take_u64)
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport DIVERGED, LEADER, NO_CUT, REJECTED, TERM_MAX, Message, Run
-from dengine._core.turn cimport TICKET_BITS
+from dengine._core.turn cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
                                  FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_PING, FRAME_READ,
@@ -146,11 +146,12 @@ cdef object receive(Turn turn, int slot, const Frame *f):
         elif f.kind == FRAME_FORWARD:
             fault = on_forward(turn, slot, f)
         elif f.kind == FRAME_REFUSED:
+            turn.ask_again_us = now + ASK_AGAIN_US
             fault = on_refused(turn, f)
         elif f.kind == FRAME_READ:
             fault = on_read(turn, slot, f, now)
         elif f.kind == FRAME_GRANTED:
-            fault = on_granted(turn, f)
+            fault = on_granted(turn, f, now)
         elif f.kind == FRAME_HELLO:
             fault = "a second handshake"
         elif f.kind == FRAME_BYE:
@@ -317,7 +318,7 @@ cdef object on_read(Turn turn, int slot, const Frame *f, uint64_t now):
     return None
 
 
-cdef object on_granted(Turn turn, const Frame *f):
+cdef object on_granted(Turn turn, const Frame *f, uint64_t now):
     cdef Reader r
     cdef uint64_t ticket, index
     reader(&r, f)
@@ -327,6 +328,7 @@ cdef object on_granted(Turn turn, const Frame *f):
         return "a read index with fields that do not fit"
     if f.flags & REJECTED:
         turn.reads.refused(ticket)
+        turn.ask_again_us = now + ASK_AGAIN_US
     else:
         turn.reads.granted(ticket, index)
     return None

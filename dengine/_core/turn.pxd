@@ -25,6 +25,9 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t number             # grows with each connection
     uint64_t heard_us           # newest frame from it
 
+cdef enum:
+    ASK_AGAIN_US = 10000        # after a refusal; a leader that is gone is not asked in a loop
+
 cdef enum:                      # a ticket of raft's: u8 slot, u16 number of the connection, u40 the asker's own
     TICKET_BITS = 40
     NUMBER_MASK = 0xFFFF
@@ -63,6 +66,7 @@ cdef class Turn:
     cdef size_t backlog_at
     cdef readonly size_t backlog_limit
     cdef uint64_t register_due_us
+    cdef uint64_t ask_again_us              # the leader refused: it is not asked before
     cdef uint64_t expire_due_us
     cdef uint64_t last_us                   # when the previous turn ran
     cdef uint64_t meta_version              # newest hard state submitted
@@ -99,7 +103,7 @@ cdef class Turn:
     cdef int take_inbox(self, uint64_t now_us) except -1
     cdef int propose_backlog(self, uint64_t now_us) except -1
     cdef bint may_propose(self, uint64_t now_us) noexcept
-    cdef int leader_slot(self) noexcept                         # of a leader that is connected; -1
+    cdef int leader_slot(self, uint64_t now_us) noexcept        # of a leader that is connected; -1
     cdef int propose(self, Waiter waiter) except -1
     cdef int forward_some(self, int slot, size_t n) except -1
     cdef uint64_t ticket(self, int slot, uint64_t own) noexcept

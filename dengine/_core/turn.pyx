@@ -221,6 +221,7 @@ cdef class Turn:
             return 0
         if raft.leader != self.seen_leader:
             self.register_due_us = 0
+            self.ask_again_us = 0
         self.seen_term = raft.term
         self.seen_leader = raft.leader
         self.seen_role = raft.role
@@ -235,7 +236,7 @@ cdef class Turn:
             return False
         if self.raft.role == LEADER:
             return self.raft.leads(now_us)
-        return self.leader_slot() >= 0
+        return self.leader_slot(now_us) >= 0
 
     cdef int slot_by_id(self, uint64_t node) noexcept:
         cdef int i
@@ -244,9 +245,9 @@ cdef class Turn:
                 return i
         return -1
 
-    cdef int leader_slot(self) noexcept:
+    cdef int leader_slot(self, uint64_t now_us) noexcept:
         cdef int slot = -1
-        if self.raft.leader and self.raft.role != LEADER:
+        if self.raft.leader and self.raft.role != LEADER and now_us >= self.ask_again_us:
             slot = slot_of(&self.raft.config, self.raft.leader)
         return slot if slot >= 0 and self.peers[slot].up else -1
 
@@ -263,7 +264,7 @@ cdef class Turn:
                 proposed += 1
             self.raft.propose(proposed)
         else:
-            slot = self.leader_slot()
+            slot = self.leader_slot(now_us)
             while self.backlog_at < n and self.session.has_room():
                 self.forward_some(slot, n)
         if self.backlog_at == n:
@@ -303,7 +304,7 @@ cdef class Turn:
 
     cdef int register(self, uint64_t now_us) except -1:
         """This node's session: asked for until its entry is applied. Repeats change nothing."""
-        cdef int slot = self.leader_slot()
+        cdef int slot = self.leader_slot(now_us)
         cdef Outbox box
         cdef bytes command
         if now_us < self.register_due_us or self.raft.begin or not self.raft.formed:
@@ -324,7 +325,7 @@ cdef class Turn:
 
     cdef int ask_reads(self, uint64_t now_us) except -1:
         """Every batch without an index is asked for, once of each leader and connection."""
-        cdef int slot = self.leader_slot()
+        cdef int slot = self.leader_slot(now_us)
         cdef uint64_t link = 0 if slot < 0 else self.peers[slot].number
         cdef Outbox box
         cdef Batch *b
