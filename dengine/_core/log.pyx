@@ -543,13 +543,13 @@ cdef class Log:
             return 0
         job = self.preparer.slot()
         self.preparing = self.new_segment(0, job)
-        job.owner = self.preparing
+        job.tag = self.preparing.epoch
         self.preparing_job = job
         self.preparing_until = self.preparer.submit()
         return 0
 
     cdef int prepared_done(self, const Job *job) except -1:
-        if self.preparing == NULL or job.owner != self.preparing:
+        if self.preparing == NULL or job.tag != self.preparing.epoch:
             return 0                            # taken already, by a roll that could not wait
         self.check(job.error, "given the next segment")
         self.prepared = self.preparing
