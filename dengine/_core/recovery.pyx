@@ -11,7 +11,7 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
                                   record_check)
-from dengine._core.flush cimport mark_decode
+from dengine._core.flush cimport mark_decode, refresh
 from dengine._core.log cimport (Segment, SegmentHeader, header_decode, segment_free, segment_new,
                                 segment_note)
 from dengine._core.types cimport MAX_RECORD, PAGE, SEGMENT_DATA
@@ -227,17 +227,13 @@ cdef class Scan:
     cdef int finish(self) except -1:
         cdef Segment *s
         cdef Log log = self.log
-        for name in self.stale:
-            log.io.unlink(log.io.ctx, log.directory + b"/" + name.encode())
-        if self.stale:
-            log.check(-log.io.sync_dir(log.io.ctx, log.directory), "synced")
         self.found.commit = min(self.found.mark.commit, log.last)
         log.written = log.last
         log.synced = log.last
         if log.prepared != NULL and log.prepared.epoch + 1 != log.next_epoch:
             log.prepared = NULL
         if log.count == 0:
-            return 0
+            return self.tidy()
         s = log.segments[log.count - 1]
         if self.blank_behind(s):                # nothing readable is overwritten: go on in place
             log.must_roll = False
@@ -252,7 +248,16 @@ cdef class Scan:
         log.marks.written = log.marks.done
         log.marks.fd = s.fd
         log.marks.fresh = True
-        return 0
+        return self.tidy()
+
+    cdef int tidy(self) except -1:
+        """Removes what is dead; the names that stay are durable before anything relies on them."""
+        cdef Log log = self.log
+        if self.stale:                          # the newest mark may lie in them, or name them
+            log.check(refresh(&log.marks, log.io), "synced")
+        for name in self.stale:
+            log.io.unlink(log.io.ctx, log.directory + b"/" + name.encode())
+        return log.check(-log.io.sync_dir(log.io.ctx, log.directory), "synced")
 
     cdef bint blank_behind(self, Segment *s) except -1:
         cdef uint64_t at = s.end
