@@ -117,7 +117,8 @@ cdef class Scan:
         if fault == 3:
             raise FormatError(f"{self.name(epoch)} is of a newer format: nothing was changed; use "
                               "the dengine version that wrote it, or a later one")
-        if fault == 1 and newest and size >= SEGMENT_DATA and not proven:
+        if (fault == 1 and newest and size >= SEGMENT_DATA and not proven
+                and self.blank(fd, 0, size)):   # a lost header can leave records behind
             self.log.prepared = segment_new(epoch, size, fd)    # zeros, ready to be used
             return 0
         if fault == 0 and (h.cluster != self.log.cluster
@@ -230,12 +231,10 @@ cdef class Scan:
         self.found.commit = min(self.found.mark.commit, log.last)
         log.written = log.last
         log.synced = log.last
-        if log.prepared != NULL and log.prepared.epoch + 1 != log.next_epoch:
-            log.prepared = NULL
         if log.count == 0:
             return self.tidy()
         s = log.segments[log.count - 1]
-        if self.blank_behind(s):                # nothing readable is overwritten: go on in place
+        if self.blank(s.fd, s.end, s.size):     # nothing readable is overwritten: go on in place
             log.must_roll = False
             log.open_tail(s)
         log.marks.sequence = self.found.sequence
@@ -259,12 +258,12 @@ cdef class Scan:
             log.io.unlink(log.io.ctx, log.directory + b"/" + name.encode())
         return log.check(-log.io.sync_dir(log.io.ctx, log.directory), "synced")
 
-    cdef bint blank_behind(self, Segment *s) except -1:
-        cdef uint64_t at = s.end
+    cdef bint blank(self, int fd, uint64_t at, uint64_t size) except -1:
+        """Is the file zero from `at` to its end?"""
         cdef size_t n, i
-        while at < s.size:
-            n = min(<uint64_t>WINDOW, s.size - at)
-            self.read(s.fd, self.window, n, at)
+        while at < size:
+            n = min(<uint64_t>WINDOW, size - at)
+            self.read(fd, self.window, n, at)
             for i in range(n):
                 if self.window[i]:
                     return False
