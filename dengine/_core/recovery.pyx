@@ -36,8 +36,10 @@ cdef class Scan:
     cdef Found found
     cdef char *window
     cdef list stale                         # names to remove at the end
+    cdef list configs                       # indexes of the configurations
 
     def __cinit__(self):
+        self.configs = []
         self.window = <char *>malloc(WINDOW)
         if self.window == NULL:
             raise MemoryError
@@ -174,9 +176,8 @@ cdef class Scan:
                 s.count = index + 1 - s.first
                 s.end = <uint64_t>s.offsets[s.count] * UNIT
         self.found.terms.cut(index)
-        if self.found.config > index:
-            raise CorruptionError(f"{self.log.directory.decode()}: the entry that formed the cluster "
-                                  "was cut off; nothing was changed; restore the directory")
+        while self.configs and self.configs[-1] > index:
+            self.configs.pop()
         self.log.scratch_first = 0
         self.log.last = index
         self.log.last_term = term
@@ -207,7 +208,7 @@ cdef class Scan:
             s.end += padded(r.length)
             self.found.terms.append(r.term, 1)
             if r.kind == ENTRY_CONFIG:
-                self.found.config = r.index
+                self.configs.append(r.index)
             self.log.last += 1
             self.log.last_term = r.term
             self.log.last_crc = r.crc
@@ -229,6 +230,7 @@ cdef class Scan:
         cdef Segment *s
         cdef Log log = self.log
         self.found.commit = min(self.found.mark.commit, log.last)
+        self.found.config = self.configs[-1] if self.configs else 0
         log.written = log.last
         log.synced = log.last
         if log.count == 0:
