@@ -130,6 +130,7 @@ cdef class Log:
     # private
     cdef Segment *holder(self, uint64_t index) noexcept
     cdef char *in_memory(self, Segment *s, uint64_t offset, size_t *room) noexcept
+    cdef void note_noop(self) noexcept
     cdef char *place_for(self, size_t size) except NULL
     cdef int appended(self, size_t size, uint64_t term, uint32_t crc) except -1
     cdef int roll(self, size_t size) except -1

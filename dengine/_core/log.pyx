@@ -325,7 +325,8 @@ cdef class Log:
         self.last_term = term
         self.written = min(self.written, to)
         self.synced = min(self.synced, to)
-        self.noop = min(self.noop, to)          # a lower one may be unsynced: its bound stays
+        if self.noop > to:                      # an older one may still wait
+            self.noop = to if self.first_noop <= to else 0
         return self.roll(0)
 
     cdef uint64_t term_of(self, uint64_t index) except? 0:
