@@ -176,8 +176,7 @@ cdef class Scan:
                 s.count = index + 1 - s.first
                 s.end = <uint64_t>s.offsets[s.count] * UNIT
         self.found.terms.cut(index)
-        while self.configs and self.configs[-1] > index:
-            self.configs.pop()
+        self.configs = [i for i in self.configs if i <= index]
         self.log.scratch_first = 0
         self.log.last = index
         self.log.last_term = term
@@ -230,7 +229,7 @@ cdef class Scan:
         cdef Segment *s
         cdef Log log = self.log
         self.found.commit = min(self.found.mark.commit, log.last)
-        self.found.config = self.configs[-1] if self.configs else 0
+        self.found.config = max(self.configs, default=0)
         log.written = log.last
         log.synced = log.last
         if log.count == 0:
