@@ -41,6 +41,8 @@ cdef void read_written(Marks *m, Position *to) noexcept nogil               # th
 
 # Does one job; its outcome is in job.error. A mark is written before the sync, of the sync before it.
 cdef void run(Job *job, const Io *io) noexcept nogil
+# Every byte of up to 4 parts; 0 or an errno. A short write goes on where it stopped.
+cdef int write_all(const Io *io, int fd, const iovec *parts, int n, int64_t offset) noexcept nogil
 # Brings the mark up to date; nothing to do unless marks.fresh. Returns 0 or an errno.
 cdef int refresh(Marks *m, const Io *io) noexcept nogil
 # One mark as it lies on disk, and its check: 0 when p holds a valid mark.

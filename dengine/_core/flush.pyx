@@ -115,7 +115,6 @@ cdef void read_written(Marks *m, Position *to) noexcept nogil:
 
 # ---------------------------------------------------------------------------------------- one job
 cdef int write_all(const Io *io, int fd, const iovec *parts, int n, int64_t offset) noexcept nogil:
-    """Every byte of the parts; 0 or an errno. A short write goes on where it stopped."""
     cdef iovec rest[4]
     cdef int64_t wrote
     cdef int first = 0

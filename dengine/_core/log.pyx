@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.codec cimport ENTRY_NOOP, Record, padded, record_encode
 from dengine._core.crc cimport crc32c
-from dengine._core.flush cimport publish, run
+from dengine._core.flush cimport publish, run, write_all
 from dengine._core.types cimport (DISK_FIRST, JOB_PREPARE, JOB_SYNC, JOB_WRITE, MEM_FIRST,
                                   RECORD_HEADER, SEGMENT_DATA, SEGMENT_FIRST, WRITE_INLINE, iovec,
                                   unlikely)
@@ -367,22 +367,20 @@ cdef class Log:
         return self.ask_sync(flusher, commit, now_us)
 
     cdef int write_inline(self, Tail *t, uint64_t commit) except -1:
-        cdef iovec parts[2]
+        cdef iovec part
         cdef Position p
-        cdef int64_t wrote
-        cdef int n = tail_parts(t, parts)
-        cdef size_t size = t.size - t.written
-        if n == 2:                              # the header page is elsewhere in the file
-            wrote = self.io.pwritev(self.io.ctx, t.segment.fd, parts, 1, 0)
-            self.check(0 if wrote == PAGE else (<int>-wrote if wrote < 0 else 28), "written")
+        if t.page != NULL:                      # the header goes first
+            part.iov_base = t.page
+            part.iov_len = PAGE
+            self.check(write_all(self.io, t.segment.fd, &part, 1, 0), "written")
             free(t.page)
             t.page = NULL
-        wrote = self.io.pwritev(self.io.ctx, t.segment.fd, parts + n - 1, 1,
-                                t.offset + t.written)
-        self.check(0 if wrote == <int64_t>size else (<int>-wrote if wrote < 0 else 28), "written")
+        part.iov_base = t.data + t.written
+        part.iov_len = t.size - t.written
+        self.check(write_all(self.io, t.segment.fd, &part, 1, t.offset + t.written), "written")
         t.written = t.size
         self.written = t.last
-        self.bytes_written += size
+        self.bytes_written += part.iov_len
         self.position(t, commit, &p)
         publish(&self.marks, &p)
         return 0
@@ -697,18 +695,6 @@ cdef size_t measure(const Segment *s, uint64_t first, uint64_t last, size_t max_
 
 cdef inline uint64_t record_end(const Segment *s, uint64_t i) noexcept:
     return <uint64_t>s.offsets[i + 1] * UNIT if i + 1 < s.count else s.end
-
-
-cdef int tail_parts(Tail *t, iovec *parts) noexcept:
-    """What of the tail is not in the file: the header page, if due, and the records."""
-    cdef int n = 0
-    if t.page != NULL:
-        parts[0].iov_base = t.page
-        parts[0].iov_len = PAGE
-        n = 1
-    parts[n].iov_base = t.data + t.written
-    parts[n].iov_len = t.size - t.written
-    return n + 1
 
 
 cdef void tail_free(Tail *t) noexcept:
