@@ -41,3 +41,7 @@ cdef class Meta:
     cdef char *page(self, uint64_t term, uint64_t vote) except NULL
     cdef int save_now(self) except -1                   # both slots, in the calling thread
     cdef int close(self) except -1
+
+    # private
+    cdef int write(self, char *page, int slot) except -1
+    cdef int check(self, int error, str what) except -1

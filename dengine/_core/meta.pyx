@@ -1,10 +1,10 @@
 """Identity and hard state of a node in one small file. It knows no log and no consensus."""
-from libc.errno cimport ENOENT
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
+from dengine._core.flush cimport write_all
 from dengine._core.types cimport iovec
 
 from dengine.errors import CorruptionError, FormatError, StorageError
@@ -38,57 +38,53 @@ cdef class Meta:
 
     cdef int open(self, const Io *io, bytes directory) except -1:
         cdef char pages[2 * PAGE]
-        cdef MetaSlot slot
-        cdef int i, fault, good = 0, newer = 0
+        cdef MetaSlot slots[2]
+        cdef int faults[2]
+        cdef int i, best = -1
         cdef int64_t got
         self.io = io
         self.path = directory + b"/meta"
         self.fd = io.open(io.ctx, self.path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
-        if self.fd < 0:
-            raise self.failure("opened", -self.fd)
+        self.check(-self.fd if self.fd < 0 else 0, "opened")
+        self.check(-io.fdatasync(io.ctx, self.fd), "synced")    # what is read is what the disk has
+        io.drop(io.ctx, self.fd, 0, sizeof(pages))
         memset(pages, 0, sizeof(pages))
         got = io.pread(io.ctx, self.fd, pages, sizeof(pages), 0)
-        if got < 0:
-            raise self.failure("read", <int>-got)
+        self.check(<int>-got if got < 0 else 0, "read")
         for i in range(2):
-            fault = slot_decode(pages + i * PAGE, &slot)
-            newer |= fault == 2
-            if fault == 0:
-                if good == 0 or slot.sequence > self.state.sequence:
-                    self.state = slot
-                good += 1
-        if newer:
-            raise FormatError(f"{self.path.decode()} is of a newer format: nothing was changed; "
-                              "use the dengine version that wrote it, or a later one")
-        if good == 0:
+            faults[i] = slot_decode(pages + i * PAGE, &slots[i])
+            if faults[i] == 0 and (best < 0 or slots[i].sequence > slots[best].sequence):
+                best = i
+        for i in range(2):
+            if faults[i] == 2 and (best < 0 or slots[i].sequence > slots[best].sequence):
+                raise FormatError(f"{self.path.decode()} is of a newer format: nothing was changed; "
+                                  "use the dengine version that wrote it, or a later one")
+        if best < 0:
             raise CorruptionError(
                 f"{self.path.decode()}: both copies of the hard state are damaged, so this node's "
                 "vote is lost; nothing was changed; restore the file from a backup, or remove the "
                 "directory and let the node join again empty")
+        self.state = slots[best]
+        if faults[1 - best] or slots[1 - best].sequence != self.state.sequence:
+            self.write(pages + best * PAGE, 1 - best)   # a save always begins with two good slots
         return 0
 
     cdef int create(self, const Io *io, bytes directory, uint64_t cluster, uint64_t node,
                     uint64_t incarnation) except -1:
-        cdef int error
         self.io = io
         self.path = directory + b"/meta"
         cdef bytes new = self.path + b".new"
         io.unlink(io.ctx, new)
         self.fd = io.open(io.ctx, new, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, MODE)
-        if self.fd < 0:
-            raise self.failure("created", -self.fd)
+        self.check(-self.fd if self.fd < 0 else 0, "created")
         self.state.magic = MAGIC
         self.state.format = META_FORMAT
         self.state.cluster = cluster
         self.state.node = node
         self.state.incarnation = incarnation
         self.save_now()
-        error = -io.rename(io.ctx, new, self.path)
-        if error == 0:
-            error = -io.sync_dir(io.ctx, directory)
-        if error:
-            raise self.failure("created", error)
-        return 0
+        self.check(-io.rename(io.ctx, new, self.path), "created")
+        return self.check(-io.sync_dir(io.ctx, directory), "created")
 
     cdef char *page(self, uint64_t term, uint64_t vote) except NULL:
         cdef char *page = <char *>malloc(PAGE)
@@ -105,28 +101,31 @@ cdef class Meta:
 
     cdef int save_now(self) except -1:
         cdef char *page = self.page(self.state.term, self.state.vote)
-        cdef iovec part
-        cdef int64_t wrote = PAGE
-        cdef int i, error = 0
-        for i in range(2):
-            part.iov_base = page
-            part.iov_len = PAGE
-            wrote = self.io.pwritev(self.io.ctx, self.fd, &part, 1, i * PAGE)
-            if wrote == PAGE:
-                error = -self.io.fdatasync(self.io.ctx, self.fd)
-            if wrote != PAGE or error:
-                break
-        free(page)
-        if wrote != PAGE:
-            raise self.failure("written", <int>-wrote if wrote < 0 else 28)
-        if error:
-            raise self.failure("synced", error)
+        cdef int slot
+        try:
+            for slot in range(2):
+                self.write(page, slot)
+        finally:
+            free(page)
         return 0
+
+    cdef int write(self, char *page, int slot) except -1:
+        """One slot, synced."""
+        cdef iovec part
+        part.iov_base = page
+        part.iov_len = PAGE
+        self.check(write_all(self.io, self.fd, &part, 1, slot * PAGE), "written")
+        return self.check(-self.io.fdatasync(self.io.ctx, self.fd), "synced")
 
     cdef int close(self) except -1:
         if self.fd >= 0:
             self.io.close(self.io.ctx, self.fd)
             self.fd = -1
+        return 0
+
+    cdef int check(self, int error, str what) except -1:
+        if error:
+            raise self.failure(what, error)
         return 0
 
     def failure(self, str what, int error):
