@@ -4,9 +4,12 @@ Both are measured in turns, A B A B, in one run; medians, their ratio and its sp
 MemFirst is compared with lmdb that does not sync, DiskFirst with lmdb that does; lmdb puts once per
 transaction. lmdb reads twice: in a transaction for each get, which sees the newest value as a Store
 does, and in one that stays open, which does not. What limits it: a Python loop around each call
-(about 20 ns, in all of them), the processor's caches, and with DiskFirst the disk.
+(about 20 ns, in all of them); the processor's caches, for keys are read in random order (more
+--keys: slower); and with DiskFirst the disk.
 """
 
+import math
+import os
 import random
 import sys
 import time
@@ -23,6 +26,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 import dengine
 from benchmarks.common import arguments, console, machine, report, scratch, table
+from dengine.config import Strategy
 
 MAP_BYTES = 4 << 30             # of lmdb's sparse file
 GOAL_NS = {("MemFirst", "put"): 2500.0, ("MemFirst", "get"): 250.0}
@@ -30,7 +34,7 @@ Calls = dict[str, Callable[[list[bytes]], object]]     # each calls once per key
 
 
 @contextmanager
-def dengine_calls(path: Path, strategy: str, value: bytes) -> Iterator[Calls]:
+def dengine_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
     with dengine.open(path, strategy=strategy) as store:
 
         def put(keys: list[bytes]) -> None:
@@ -45,7 +49,7 @@ def dengine_calls(path: Path, strategy: str, value: bytes) -> Iterator[Calls]:
 
 
 @contextmanager
-def lmdb_calls(path: Path, strategy: str, value: bytes) -> Iterator[Calls]:
+def lmdb_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
     sync = strategy == "DiskFirst"
     with lmdb.open(str(path), map_size=MAP_BYTES, sync=sync, metasync=sync) as environment:
 
@@ -80,33 +84,38 @@ def ns_per_call(call: Callable[[list[bytes]], object], keys: list[bytes], second
     return spent / calls
 
 
-def proc(name: str, key: str) -> int:
-    """One number of /proc/self/NAME; -1 where the kernel does not tell."""
+def anonymous_bytes() -> int:
+    """Resident memory of this process but for mapped files."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("RssAnon:")[2].split()[0])
+
+
+def device_bytes(path: Path) -> float:
+    """What the device below `path` was given, by anyone; NaN where there is none (tmpfs). The
+    kernel's count per process is no use: it charges a whole large folio for each dirty block."""
+    number = path.stat().st_dev
     try:
-        for line in Path("/proc/self", name).read_text().splitlines():
-            if line.startswith(key + ":"):
-                return int(line.split()[1])
+        stat = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text()
     except OSError:
-        pass
-    return -1
+        return math.nan
+    return 512.0 * int(stat.split()[6])
 
 
-def resources(options: Namespace, directory: Path, strategy: str) -> dict[str, float]:
+def resources(options: Namespace, directory: Path, strategy: Strategy) -> dict[str, float]:
     """Memory per key, and what the device is given per put: with DiskFirst, per sync."""
-    keys = [f"r{i:07d}".encode() for i in range(options.keys if strategy == "MemFirst" else 500)]
+    count = 100_000 if strategy == "MemFirst" else 1000
+    keys = [f"r{i:07d}".encode() for i in range(count)]
     value = bytes(options.value_bytes)
     with dengine_calls(directory / "resources", strategy, value) as calls:
-        anonymous, device = proc("status", "RssAnon"), proc("io", "write_bytes")
+        memory, device = anonymous_bytes(), device_bytes(directory)
         calls["put"](keys)
-        anonymous = proc("status", "RssAnon") - anonymous
-        device = proc("io", "write_bytes") - device
-    return {
-        "resident bytes per key": anonymous * 1024 / len(keys),
-        "device bytes per put": device / len(keys),
-    }
+        memory, device = anonymous_bytes() - memory, device_bytes(directory) - device
+    if strategy == "DiskFirst":
+        return {"device bytes per sync": device / count}
+    return {"resident bytes per key": memory / count, "device bytes per put": device / count}
 
 
-def compare(options: Namespace, directory: Path, strategy: str) -> list[dict[str, Any]]:
+def compare(options: Namespace, directory: Path, strategy: Strategy) -> list[dict[str, Any]]:
     keys = [f"k{i:07d}".encode() for i in range(options.keys)]
     if strategy == "DiskFirst":
         keys = keys[:1000]
@@ -127,7 +136,7 @@ def compare(options: Namespace, directory: Path, strategy: str) -> list[dict[str
     return [_row(strategy, op, pairs) for op, pairs in samples.items()]
 
 
-def _row(strategy: str, op: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+def _row(strategy: Strategy, op: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
     ratios = [b / a for a, b in pairs]
     mine, other = median(a for a, _ in pairs), median(b for _, b in pairs)
     goal = GOAL_NS.get((strategy, op))
@@ -145,11 +154,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
-    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--keys", type=int, default=10_000)
     parser.add_argument("--value-bytes", type=int, default=256)
     parser.add_argument("--strategy", choices=["MemFirst", "DiskFirst", "both"], default="both")
     options = parser.parse_args()
-    both = ["MemFirst", "DiskFirst"]
+    both: list[Strategy] = ["MemFirst", "DiskFirst"]
     shown = table(
         f"Store and lmdb {lmdb.__version__}, values of {options.value_bytes} B, "
         f"{options.keys} keys of 8 B",
