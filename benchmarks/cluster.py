@@ -54,7 +54,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        return self.figure.rate / self.bare_rate
+        return median(self.ratios)
 
     @property
     def verdict(self) -> str:
@@ -130,7 +130,18 @@ def over_http(options: argparse.Namespace, directory: Path) -> list[Row]:
                         )
                 rows.append(_compared(op, clients, pairs))
                 console.print(str(rows[-1]))
-        return rows
+        console.print(longest(cluster.metrics(cluster.wait_leader())))
+    return rows
+
+
+def longest(leader: dict[str, float]) -> str:
+    """What the leader itself counted over the whole run."""
+    turn, sync = (leader[f"longest_{name}_us"] / 1000 for name in ("turn", "sync"))
+    syncs = leader["syncs"]
+    return (
+        f"leader: longest turn {turn:,.1f} ms; {syncs:,.0f} syncs, the longest {sync:,.1f} ms, "
+        f"{leader['log_bytes_written'] / max(1.0, syncs):,.0f} bytes of log per sync"
+    )
 
 
 def _compared(op: str, clients: int, pairs: list[tuple[Figure, Figure]]) -> Row:
@@ -145,14 +156,15 @@ class Embedded:
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
         self.nodes = Cluster(directory, options.nodes, options.strategy).nodes
+        self.loop = options.loop
         self.children: dict[int, subprocess.Popen[str]] = {}
 
     def __enter__(self) -> Self:
         script = str(Path(__file__).with_name("embedded.py"))
         for i, node in self.nodes.items():
             self.children[i] = subprocess.Popen(
-                [sys.executable, script, str(node.config)], cwd=node.directory, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                [sys.executable, script, str(node.config), self.loop], cwd=node.directory,
+                text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )
         try:
             self.leader = max(self._read(i, START_S)["leader"] for i in self.children)
@@ -239,6 +251,7 @@ def main() -> None:
     add("--seconds", type=float, default=3.0, help="of each measurement")
     add("--rounds", type=int, default=3, help="measurements of which the median is taken")
     add("--starts", type=int, default=5, help="process starts for the lone put, embedded")
+    add("--loop", choices=["own", "current"], default="own", help="of the engine, embedded")
     add("--strategy", choices=["MemFirst", "DiskFirst"], default="MemFirst")
     add("--keys", type=int, default=10_000)
     add("--value-bytes", type=int, default=256)

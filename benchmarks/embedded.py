@@ -1,12 +1,12 @@
 """One process of an embedded cluster, and the closed loop inside the one that leads.
 
-    python benchmarks/embedded.py CONFIG
+    python benchmarks/embedded.py CONFIG own|current
 
 opens an Engine, prints {"leader": id} and then answers each line of its input, a Load, with one
 line: the leader and a Figure. It ends with its input. `clients` tasks await one call after the
 other on uvloop. What limits it: the tasks and the node's own thread share one interpreter, so this
-is what an application with nothing else to do gets. An eventual read is a plain call: it is timed
-in batches and knows no clients.
+is what an application with nothing else to do gets. A lease read that need not wait does not yield
+either, so one task runs after the other. An eventual read is a plain call, timed in batches.
 """
 
 import asyncio
@@ -83,7 +83,8 @@ async def run(engine: "dengine.Engine", load: Load) -> Figure:
 
 
 async def main() -> None:
-    async with dengine.Engine.open(sys.argv[1]) as engine:
+    where, loop = sys.argv[1:]
+    async with dengine.Engine.open(where, loop="own" if loop == "own" else "current") as engine:
         await engine.wait_leader()
         print(json.dumps({"leader": engine.leader}), flush=True)
         while order := await asyncio.to_thread(sys.stdin.readline):

@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -304,6 +305,12 @@ class Cluster:
     def health(self, i: int) -> dict[str, Any] | None:
         answer = request(self.nodes[i].health, "GET", "/health", timeout=1.0)
         return answer.json if answer.status == 200 else None
+
+    def metrics(self, i: int) -> dict[str, float]:
+        """What node i counts, by name: without labels, `dengine_` and `_total`."""
+        text = request(self.nodes[i].health, "GET", "/metrics").body.decode()
+        found = re.findall(r"^dengine_(\w+?)(?:_total)? ([\d.e+-]+)$", text, re.M)
+        return {name: float(value) for name, value in found}
 
     def leader(self) -> int | None:
         """The node whose /primary is 200."""

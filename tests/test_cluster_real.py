@@ -109,11 +109,14 @@ def test_writes_go_on_after_the_leader_was_killed(cluster: Cluster) -> None:
     assert cluster.put(leader, "back", "3").status == 200
 
 
-def test_one_of_three_serves_only_eventual_reads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_one_of_three_serves_only_eventual_reads(role: str, tmp_path: Path) -> None:
     with Cluster(tmp_path, settings={"http.request_timeout_ms": DEADLINE_MS}) as cluster:
-        survivor = settle(cluster)
+        leader = settle(cluster)
+        survivor = leader if role == "leader" else leader % 3 + 1
+        dead = [i for i in IDS if i != survivor]
         assert cluster.put(survivor, "k", "v").status == 200
-        cluster.kill(*(i for i in IDS if i != survivor))
+        cluster.kill(*dead)
         eventually("no primary", lambda: cluster.check(survivor, "/primary") == 503, 3.0)
 
         begin = time.monotonic()
@@ -125,7 +128,7 @@ def test_one_of_three_serves_only_eventual_reads(tmp_path: Path) -> None:
         assert cluster.get(survivor, "k", "eventual").json == {"value": "v"}
         assert cluster.check(survivor, "/health") == 200
 
-        cluster.restart(*(i for i in IDS if i != survivor))
+        cluster.restart(*dead)
         cluster.wait_leader()
         assert cluster.get(survivor, "k").json == {"value": "v"}
 
