@@ -57,9 +57,9 @@ async def tick(engine: dengine.Engine) -> None:
             count = int(await engine.get(KEY, b"0")) + 1
             revision = await engine.put(KEY, str(count), if_revision=revision)
             print(f"tick {count}", flush=True)
-        except ConflictError as conflict:       # the leader before this one wrote it: go on from there
+        except ConflictError as conflict:       # an earlier leader wrote it: go on from there
             revision = conflict.revision
-        except UnavailableError as error:       # also when the outcome is unknown: the next step asks
+        except UnavailableError as error:       # or outcome unknown: the next step finds out
             print(f"no tick: {error}", flush=True)
 
 
