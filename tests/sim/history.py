@@ -1,0 +1,64 @@
+"""What clients were told against a plain replay of the committed log.
+
+Knows commands and answers; it uses none of the code that applied them but the decoder.
+"""
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from typing import Any
+
+from dengine._core.codec import decode_command
+
+PUT, DELETE = 1, 2
+OK, MISSING, NOT_PROPOSED = 0, 1, 3
+
+
+class Replay:
+    """The states that a committed log of puts and deletes goes through, by revision."""
+
+    def __init__(self, commands: list[tuple[int, bytes]]) -> None:
+        self.revision = 0
+        self.state: dict[bytes, bytes] = {}
+        self.of_value: dict[bytes, int] = {}  # revision of the put of this value
+        self._revisions: dict[bytes, list[int]] = defaultdict(lambda: [0])
+        self._values: dict[bytes, list[bytes | None]] = defaultdict(lambda: [None])
+        for _, payload in commands:
+            op, *_, key, value = decode_command(payload)
+            if op == PUT:
+                assert value not in self.of_value, f"{value!r} was applied twice"
+                self._change(key, value)
+                self.of_value[value] = self.revision
+            elif op == DELETE and key in self.state:
+                self._change(key, None)
+
+    def _change(self, key: bytes, value: bytes | None) -> None:
+        self.revision += 1
+        self._revisions[key].append(self.revision)
+        self._values[key].append(value)
+        if value is None:
+            del self.state[key]
+        else:
+            self.state[key] = value
+
+    def at(self, key: bytes, revision: int) -> bytes | None:
+        """The value of `key` after the change of that revision."""
+        return self._values[key][bisect_right(self._revisions[key], revision) - 1]
+
+
+def check(commands: list[tuple[int, bytes]], clients: list[Any]) -> Replay:
+    """Every answer must follow from the log. Values of puts are unique in the run."""
+    replay = Replay(commands)
+    for c in clients:
+        assert c.status >= 0, f"{c!r} was never answered"
+        if c.kind == PUT:
+            if c.status == OK:
+                assert replay.of_value.get(c.value) == c.revision, f"{c!r}: acknowledged and lost"
+            elif c.status == NOT_PROPOSED:
+                assert c.value not in replay.of_value, f"{c!r}: it was proposed"
+        elif c.kind == DELETE:
+            if c.status == OK:
+                assert replay.at(c.key_text, c.revision) is None, f"{c!r}: it is not deleted"
+        elif c.status in (OK, MISSING):
+            assert replay.at(c.key_text, c.revision) == c.value, f"{c!r}: that never was its value"
+    return replay
