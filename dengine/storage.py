@@ -49,6 +49,7 @@ class Setup:
     heartbeat_ms: int
     lease_ms: int
     waiting: int
+    from_directory: bool = False  # identity and promise are those that lie in the directory
     seed: int = field(default_factory=random_id)
     incarnation: int = field(default_factory=random_id)
     nonce: int = field(default_factory=random_id)
@@ -60,8 +61,8 @@ def cluster_id(name: str, ids: list[int]) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def setup_of(config: Config) -> Setup:
-    """The Setup that a configuration asks for."""
+def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
+    """The Setup that a configuration asks for, or one of a directory alone (`config.single`)."""
     cluster, raft = config.cluster, config.raft
     ids = [m.id for m in cluster.initial_cluster]
     batch = raft.persistence.batch
@@ -80,6 +81,7 @@ def setup_of(config: Config) -> Setup:
         heartbeat_ms=raft.replication.heartbeat_ms,
         lease_ms=raft.read_consistency.lease_duration_ms,
         waiting=min(config.limits.waiting_writes, config.limits.waiting_reads),
+        from_directory=from_directory,
     )
 
 
@@ -107,11 +109,12 @@ class Directory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            where = "this process" if holder == str(os.getpid()) else "another process"
             os.close(self._lock)
             self._lock = -1
             raise LockedError(
-                f"{self.path} is open in another process (pid {holder}): nothing was changed; "
-                "stop that one first, or use another directory"
+                f"{self.path} is open in {where} (pid {holder}): nothing was changed; "
+                "close it there first, or use another directory"
             ) from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)

@@ -6,7 +6,7 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from dengine._core.apply cimport Machine
-from dengine._core.codec cimport ENTRY_CONFIG, VOTER, Record, fill_member
+from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
 from dengine._core.flush cimport Worker
 from dengine._core.frames cimport adopt
 from dengine._core.kernel cimport kernel
@@ -17,9 +17,11 @@ from dengine._core.quorum cimport Config, config_from, is_voter
 from dengine._core.raft cimport FOLLOWER, LEADER, Options, Raft
 from dengine._core.recovery cimport Found, recover
 from dengine._core.session cimport Session
-from dengine._core.types cimport EVENTUAL, RECORD_HEADER
+from dengine._core.types cimport RECORD_HEADER
 
-from dengine.errors import ClosedError, CorruptionError, FormatError
+from os import fsdecode
+
+from dengine.errors import ClosedError, CorruptionError, FormatError, InvariantError
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
@@ -31,88 +33,124 @@ cdef enum:
 ROLES = ("follower", "precandidate", "candidate", "leader")
 
 
-cdef Meta open_meta(const Io *io, bytes directory, bint exists, list names, object setup):
-    cdef Meta meta = Meta()
+cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list names,
+                   object setup) except -1:
     if not exists:
         if names:
             raise CorruptionError(
-                f"{directory.decode()}: there is a log but no file `meta`, so this node's vote is "
+                f"{fsdecode(directory)}: there is a log but no file `meta`, so this node's vote is "
                 "lost; nothing was changed; restore the file from a backup, or remove the "
                 "directory and let the node join again empty")
-        meta.create(io, directory, setup.cluster, setup.node, setup.incarnation)
-        return meta
+        return meta.create(io, directory, setup.cluster, setup.node, setup.incarnation)
     meta.open(io, directory)
-    if meta.state.node != setup.node:
-        raise FormatError(f"{directory.decode()} belongs to node {meta.state.node}, not to node "
+    if meta.state.node != setup.node and not setup.from_directory:
+        raise FormatError(f"{fsdecode(directory)} belongs to node {meta.state.node}, not to node "
                           f"{setup.node}: nothing was changed; name the directory of this node")
     if meta.state.cluster != setup.cluster and setup.cluster_named:
-        raise FormatError(f"{directory.decode()} belongs to another cluster: nothing was changed; "
+        raise FormatError(f"{fsdecode(directory)} belongs to another cluster: nothing was changed; "
                           "check cluster.name and the ids in cluster.initial_cluster")
-    return meta
+    return 0
 
 
 cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, object setup):
     cdef Turn turn = Turn()
+    turn.io = io
+    turn.meta = Meta()
+    turn.log = Log()
+    try:
+        open_meta(turn.meta, io, directory, has_meta, names, setup)
+        open_log(turn, directory, names, setup)
+    except BaseException:                       # a directory that is refused is left closed
+        turn.log.close()
+        turn.meta.close()
+        raise
+    return turn
+
+
+cdef int open_log(Turn turn, bytes directory, list names, object setup) except -1:
+    """The log and all that is made from it: configuration, consensus, session."""
     cdef Found found
-    cdef Options options
     cdef Config config
     cdef const Record *r
-    cdef uint64_t now = io.now_us(io.ctx)
-    turn.io = io
-    turn.meta = open_meta(io, directory, has_meta, names, setup)
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
     turn.flusher = Worker()
     turn.preparer = Worker()
-    turn.log = Log()
-    turn.log.open(io, directory + b"/log", turn.meta.state.cluster, turn.meta.state.incarnation,
-                  setup.strategy, setup.segment_bytes, turn.preparer)
+    turn.log.open(turn.io, directory + b"/log", turn.meta.state.cluster,
+                  turn.meta.state.incarnation, setup.strategy, setup.segment_bytes, turn.preparer)
     turn.log.threshold = setup.threshold
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us
     found = recover(turn.log, names)
     if turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
-            f"{directory.decode()}: the log holds term {turn.log.last_term}, the file `meta` only "
+            f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
             "newer `meta` back, or remove the directory and let the node join again empty")
     turn.notes = found.notes
-    turn.flusher.open(io, &turn.log.marks, IDLE_US)
-    turn.preparer.open(io, NULL, 0)
+    turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
+    turn.preparer.open(turn.io, NULL, 0)
+    turn.promise_ms = setup.promise_ms
+    turn.backlog_limit = setup.waiting
+    turn.alone = len(setup.members) == 1
+    r = <const Record *>turn.log.record(found.config) if found.config else NULL
+    if r != NULL and setup.from_directory:
+        one_voter(turn, directory, r)
+    turn.raft = Raft()
+    open_raft(turn, found, setup, now)
+    turn.kv = KV()
+    turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,
+                           turn.log.last, turn.alone)
+    turn.machine = Machine(turn.kv, turn.session)
+    name_members(turn, setup)
+    if r != NULL:
+        adopt(turn, <const char *>r + RECORD_HEADER, r.length - RECORD_HEADER)
+    elif turn.alone:
+        config_from(&config, &turn.members)
+        turn.raft.adopt(&config, False, now)
+    return 0
+
+
+cdef int one_voter(Turn turn, bytes directory, const Record *r) except -1:
+    """Who asks by a directory alone gets the node that lies there, if it is the only voter."""
+    cdef Members m
+    memset(&m, 0, sizeof(m))
+    if members_decode(<const char *>r + RECORD_HEADER, r.length - RECORD_HEADER, &m):
+        raise InvariantError("an entry of the log holds no configuration of this version")
+    if m.count != 1:
+        raise FormatError(
+            f"{fsdecode(directory)} belongs to node {turn.meta.state.node} of cluster "
+            f"{turn.meta.state.cluster:016x}, which has the voters "
+            f"{', '.join([str(m.id[i]) for i in range(m.count)])}: its data is untouched; open it "
+            "with Engine or dengine serve, and the configuration of that node")
+    turn.promise_ms = m.promise_ms              # of the cluster, whatever the default is today
+    return 0
+
+
+cdef int open_raft(Turn turn, Found found, object setup, uint64_t now) except -1:
+    cdef Options options
     memset(&options, 0, sizeof(options))
-    options.id = setup.node
+    options.id = turn.meta.state.node
     options.seed = setup.seed
     options.heartbeat_us = setup.heartbeat_ms * 1000
     options.promise_us = setup.promise_ms * 1000
     options.timeout_us = setup.timeout_ms * 1000
     options.lease_us = setup.lease_ms * 1000
-    turn.raft = Raft()
-    turn.raft.open(&options, found.terms, turn.meta.state.term, turn.meta.state.vote, found.commit,
-                   now)
-    turn.promise_ms = setup.promise_ms
-    turn.backlog_limit = setup.waiting
-    turn.alone = len(setup.members) == 1
-    turn.kv = KV()
-    turn.session = Session(setup.node, turn.meta.state.incarnation, setup.nonce, turn.log.last,
-                           turn.alone)
-    turn.machine = Machine(turn.kv, turn.session)
-    name_members(turn, setup)
-    if found.config:
-        r = <const Record *>turn.log.record(found.config)
-        adopt(turn, <const char *>r + RECORD_HEADER, r.length - RECORD_HEADER)
-    elif turn.alone:
-        config_from(&config, &turn.members)
-        turn.raft.adopt(&config, False, now)
-    return turn
+    return turn.raft.open(&options, found.terms, turn.meta.state.term, turn.meta.state.vote,
+                          found.commit, now)
 
 
 cdef int name_members(Turn turn, object setup) except -1:
-    """The members as the configuration file names them; the log's own entry replaces them."""
+    """The members as the configuration names them; the log's own entry replaces them."""
+    cdef uint64_t own = turn.meta.state.node
     cdef int i = 0
     for node, address in sorted(setup.members):
-        fill_member(&turn.members, i, node,
-                    turn.meta.state.incarnation if node == setup.node else 0, VOTER, address)
+        if setup.from_directory:
+            node = own
+        fill_member(&turn.members, i, node, turn.meta.state.incarnation if node == own else 0,
+                    VOTER, address)
         i += 1
     turn.members.count = i
-    turn.members.promise_ms = setup.promise_ms
+    turn.members.promise_ms = turn.promise_ms
     return 0
 
 

@@ -13,6 +13,8 @@ from dengine._core.types cimport (DISK_FIRST, JOB_PREPARE, JOB_SYNC, JOB_WRITE, 
                                   RECORD_HEADER, SEGMENT_DATA, SEGMENT_FIRST, WRITE_INLINE, iovec,
                                   unlikely)
 
+from os import fsdecode
+
 from dengine.errors import InvariantError, StorageError
 
 cdef extern from "<fcntl.h>" nogil:
@@ -132,7 +134,7 @@ cdef class Log:
     cdef int check(self, int error, str what) except -1:
         if unlikely(error):
             raise StorageError(
-                f"{self.directory.decode()}: the log could not be {what}: "
+                f"{fsdecode(self.directory)}: the log could not be {what}: "
                 f"{strerror(error).decode()}; the node stops; what was acknowledged is on the "
                 "disks that acknowledged it; mend the disk and start again")
         return 0

@@ -7,6 +7,8 @@ from dengine._core.crc cimport crc32c
 from dengine._core.flush cimport write_all
 from dengine._core.types cimport iovec
 
+from os import fsdecode
+
 from dengine.errors import CorruptionError, FormatError, StorageError
 
 cdef extern from "<fcntl.h>" nogil:
@@ -57,11 +59,11 @@ cdef class Meta:
                 best = i
         for i in range(2):
             if faults[i] == 2 and (best < 0 or slots[i].sequence > slots[best].sequence):
-                raise FormatError(f"{self.path.decode()} is of a newer format: nothing was changed; "
+                raise FormatError(f"{fsdecode(self.path)} is of a newer format: nothing was changed; "
                                   "use the dengine version that wrote it, or a later one")
         if best < 0:
             raise CorruptionError(
-                f"{self.path.decode()}: both copies of the hard state are damaged, so this node's "
+                f"{fsdecode(self.path)}: both copies of the hard state are damaged, so this node's "
                 "vote is lost; nothing was changed; restore the file from a backup, or remove the "
                 "directory and let the node join again empty")
         self.state = slots[best]
@@ -131,5 +133,5 @@ cdef class Meta:
     def failure(self, str what, int error):
         """The StorageError of a failed call."""
         reason = strerror(error).decode()
-        return StorageError(f"{self.path.decode()} could not be {what}: {reason}; the node does "
+        return StorageError(f"{fsdecode(self.path)} could not be {what}: {reason}; the node does "
                             "not run without its hard state; nothing acknowledged is lost")

@@ -4,6 +4,7 @@ It decides which records live, which are a torn tail, and what is corruption (DE
 marks, recovery). It runs once, before the first message; it knows no consensus.
 """
 import re
+from os import fsdecode, fsencode
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -37,6 +38,7 @@ cdef class Scan:
     cdef char *window
     cdef list stale                         # names to remove at the end
     cdef list configs                       # indexes of the configurations
+    cdef set loose                          # open files that no segment owns
 
     def __cinit__(self):
         self.configs = []
@@ -48,7 +50,6 @@ cdef class Scan:
         free(self.window)
 
     cdef int run(self, list names) except -1:
-        cdef dict headers = {}
         cdef list epochs = sorted(int(n.removesuffix('.seg'), 16) for n in names
                                   if re.fullmatch(r"[0-9a-f]{16}\.seg", n))
         cdef list opened = []
@@ -69,13 +70,14 @@ cdef class Scan:
         return self.finish()
 
     cdef str name(self, uint64_t epoch):
-        return f"{self.log.directory.decode()}/{segment_name(epoch)}"
+        return f"{fsdecode(self.log.directory)}/{segment_name(epoch)}"
 
     cdef int open(self, uint64_t epoch) except -1:
         """Opens and syncs a segment: what is read afterwards is what the disk holds."""
-        path = self.name(epoch).encode()
+        path = fsencode(self.name(epoch))
         cdef int fd = self.log.io.open(self.log.io.ctx, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
         self.log.check(-fd if fd < 0 else 0, "opened")
+        self.loose.add(fd)
         self.log.check(-self.log.io.fdatasync(self.log.io.ctx, fd), "synced")
         if epoch >= self.log.next_epoch:
             self.log.next_epoch = epoch + 1
@@ -122,6 +124,7 @@ cdef class Scan:
         if (fault == 1 and newest and size >= SEGMENT_DATA and not proven
                 and self.blank(fd, 0, size)):   # a lost header can leave records behind
             self.log.prepared = segment_new(epoch, size, fd)    # zeros, ready to be used
+            self.loose.discard(fd)
             return 0
         if fault == 0 and (h.cluster != self.log.cluster
                            or h.incarnation != self.log.incarnation or h.epoch != epoch):
@@ -138,7 +141,6 @@ cdef class Scan:
                     "was changed; restore the directory from a backup")
             if fault != 1:
                 self.found.notes.append(f"{segment_name(epoch)} was never synced and is left out")
-            self.log.io.close(self.log.io.ctx, fd)
             self.stale.append(segment_name(epoch))
             return 0
         s = segment_new(epoch, size, fd)
@@ -147,6 +149,7 @@ cdef class Scan:
         s.anchor_crc = h.anchor_crc
         self.keep_to(h.anchor_index, h.anchor_term, h.anchor_crc)
         self.log.push(s)
+        self.loose.discard(fd)
         return self.records(s)
 
     cdef bint reaches(self, const SegmentHeader *h) except -1:
@@ -276,7 +279,12 @@ cdef Found recover(Log log, list names):
     cdef Scan scan = Scan()
     scan.log = log
     scan.found = Found()
-    scan.run(names)
+    scan.loose = set()
+    try:
+        scan.run(names)
+    finally:
+        for fd in scan.loose:
+            log.io.close(log.io.ctx, fd)
     return scan.found
 
 
