@@ -75,7 +75,7 @@ class Engine:
     def open(cls, where: str | os.PathLike[str] | configuration.Config, *,
              loop: Literal["own", "current"] = "own",
              overrides: dict[str, object] | None = None) -> Engine:
-        """A node by its configuration (a path to a .toml file, or a Config), or one node in a directory.
+        """A node by its configuration (a .toml file or a Config), or one node in a directory.
 
         Use it as `async with`. loop="current" runs the node in the caller's event loop: lower
         latency, but a handler that blocks for longer than a heartbeat costs the leadership.
@@ -248,7 +248,7 @@ class Engine:
         raise self._refusal()
 
     async def leadership(self) -> AsyncIterator[Leadership]:
-        """Every change of leadership, beginning with how it is now. A late listener misses the oldest."""
+        """Every change of leadership, beginning with now. A late listener misses the oldest."""
         if self._node is None or self._closed or self._forked:
             raise self._refusal()
         entry = (asyncio.get_running_loop(), asyncio.Queue[Leadership](CHANGES))
@@ -262,8 +262,8 @@ class Engine:
 
     def _leadership(self) -> Leadership:
         assert self._node is not None
-        raft = self._node.turn.raft
-        return Leadership(raft.term, raft.leader or None, raft.leader == self.config.cluster.node_id)
+        raft, me = self._node.turn.raft, self.config.cluster.node_id
+        return Leadership(raft.term, raft.leader or None, raft.leader == me)
 
     def _role_changed(self) -> None:
         change = self._leadership()

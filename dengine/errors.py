@@ -1,14 +1,14 @@
 """What dengine raises. Each message says what happened, what it means for the data, and what to do.
 
     Error
-    ├── ConfigError           a configuration is wrong: file, key, value and the fix; nothing was opened
+    ├── ConfigError           a configuration is wrong: file, key, value, fix; nothing was opened
     ├── RequestError          this request was refused; the node and all other data are untouched
     │   ├── TooLargeError     a key or value is over its limit
     │   └── ConflictError     a compare failed; `revision` is the key's, 0 where it does not exist
     ├── UnavailableError      no leader was reached before the deadline
     │   ├── NotProposedError  a write reached no leader: nothing was changed, safe to repeat
     │   └── OutcomeUnknownError  a write may or may not be applied: read before repeating it
-    ├── ClosedError           the node or store was closed, by its owner or by an earlier fatal error
+    ├── ClosedError           the node or store was closed, by its owner or a fatal error
     │   └── ForkedError       used in a child of the process that opened it
     └── FatalError            the node has stopped; every later call raises this again
         ├── StorageError      the disk failed a call: nothing acknowledged depends on what failed
