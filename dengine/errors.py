@@ -17,10 +17,17 @@
         │   └── CorruptionError  bytes that a completed sync proved are not what was written
         └── InvariantError    dengine found itself in a state that must not be: please report it
 """
+from typing import Self
 
 
 class Error(Exception):
     """Base of all errors of dengine."""
+
+    def again(self) -> Self:
+        """A copy to raise: one exception that is raised often would keep the frames of all."""
+        copy = type(self)(*self.args)
+        copy.__cause__ = self.__cause__
+        return copy
 
 
 class ConfigError(Error):

@@ -4,19 +4,22 @@
         s[b"k"] = b"v"
         s[b"k"]
 
-Decides the life of the store: open, close, fork, fatal errors. The calls themselves are compiled,
-see _core/local.pyx. Keys and values may be str (UTF-8); what is returned is bytes.
+Decides the life of the store: open, close, fork, exit. The calls themselves are compiled, see
+_core/local.pyx. Keys and values may be str (UTF-8); what is returned is bytes.
 """
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import weakref
+from collections.abc import Iterator
 from types import TracebackType
 
 from dengine import config as configuration
 from dengine._core import boot
 from dengine._core.local import LocalStore
-from dengine.errors import StorageError
+from dengine.errors import Error
 from dengine.storage import Directory, setup_of
 
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
@@ -25,22 +28,29 @@ _open: weakref.WeakSet[Store] = weakref.WeakSet()
 class Store(LocalStore):
     """An open store of one node; use `dengine.open`. Thread-safe. Closed by `close` or `with`."""
 
-    def __new__(cls, directory: Directory, settings: configuration.Config) -> Store:
-        return super().__new__(cls)
-
     def __init__(self, directory: Directory, settings: configuration.Config) -> None:
         self._directory = directory
-        turn = directory.open_turn(setup_of(settings))
-        if len(boot.members(turn)) != 1:
-            raise StorageError("this directory has several voters: open it with Engine")
-        boot.start(turn, -1)
-        self._closed = False
+        self._closed = True  # until it is open
+        turn = directory.open_turn(setup_of(settings, from_directory=True))
         try:
+            boot.start(turn, -1)
             super().__init__(turn)
         except BaseException:
             boot.close(turn)
             raise
+        self._closed = False
         _open.add(self)
+
+    def keys(self, prefix: bytes | str = b"", start: bytes | str = b"") -> Iterator[bytes]:
+        """Keys in order, as they are at this call; see `items`."""
+        return (key for key, _ in self.items(prefix, start))
+
+    def values(self, prefix: bytes | str = b"", start: bytes | str = b"") -> Iterator[bytes]:
+        """Values in the order of their keys, as they are at this call; see `items`."""
+        return (value for _, value in self.items(prefix, start))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.keys()
 
     def close(self) -> None:
         """Syncs what was written and closes; may be called again."""
@@ -60,6 +70,7 @@ class Store(LocalStore):
         self._directory.close()
 
     def __enter__(self) -> Store:
+        self.check()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -92,6 +103,14 @@ def open_store(directory: str | os.PathLike[str], *, strategy: configuration.Str
 def _after_fork() -> None:
     for store in list(_open):
         store._forked()
+    _open.clear()
+
+
+def _at_exit() -> None:
+    for store in list(_open):
+        with contextlib.suppress(Error):  # nothing acknowledged depends on it
+            store.close()
 
 
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_at_exit)

@@ -23,6 +23,7 @@ cdef class LocalStore:
     cdef bint usable            # False: closed, failed or forked; `refuse` says which
     cdef bint forked
     cdef object driver          # the Call whose thread waits for the flusher
+    cdef unsigned long driving  # that thread
     cdef list waiting           # Calls that wait and do not drive
 
     cdef int write(self, Call call) except -1

@@ -9,7 +9,7 @@ from dengine._core.codec cimport (DELETE, PUT, encode_delete, encode_put)
 from dengine._core.kv cimport Pin, Scan
 from dengine._core.types cimport MISSING, OK, STOPPED, likely, unlikely
 
-from dengine.errors import ClosedError, FatalError, ForkedError, OutcomeUnknownError
+from dengine.errors import ClosedError, ForkedError, OutcomeUnknownError
 
 cdef extern from "<semaphore.h>" nogil:
     int sem_init(sem_t *, int, unsigned int)
@@ -26,6 +26,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
+    unsigned long PyThread_get_thread_ident()
 
 cdef enum:
     WAIT_US = 100000            # then signals are looked at, Ctrl-C among them
@@ -61,7 +62,7 @@ cdef class LocalStore:
         while not (turn.may_read(0) and turn.machine.applied == turn.raft.commit):
             turn.run()
             if turn.failed is not None:
-                raise turn.failed
+                self.refuse()
             if not turn.flusher.idle():
                 number = turn.flusher.ring.taken + 1
                 self.sleep_for(number)
@@ -108,6 +109,8 @@ cdef class LocalStore:
     @property
     def revision(self):
         """The revision of the newest change; 0 in an empty store."""
+        if unlikely(not self.usable):
+            self.refuse()
         return self.turn.kv.revision
 
     def items(self, prefix=b"", start=b""):
@@ -169,10 +172,12 @@ cdef class LocalStore:
         return 0
 
     cdef int failed(self, Call call) except -1:
-        if call.status == STOPPED:
+        cdef object failed = self.turn.failed
+        self.usable = False
+        if call.status == STOPPED or self.forked:
             self.refuse()
-        raise OutcomeUnknownError("the store stopped while this write was under way: it may be "
-                                  "applied; open the store again and read the key") from self.turn.failed
+        raise OutcomeUnknownError(f"the store stopped while this write was under way ({failed}): it "
+                                  "may be applied; open the store again and read the key") from failed
 
     cdef int wait(self, Call call) except -1:
         """Until `call` is done: this thread drives the turn, or waits for the one that does."""
@@ -181,10 +186,14 @@ cdef class LocalStore:
             while not call.finished:
                 if self.driver is None:
                     self.driver = call
+                    self.driving = PyThread_get_thread_ident()
                     try:
                         self.drive(call)
                     finally:
                         self.driver = None
+                    break
+                if self.driving == PyThread_get_thread_ident():
+                    self.drive(call)            # a signal handler that writes while this thread drives
                     break
                 self.waiting.append(call)
                 clock_gettime(CLOCK_REALTIME, &until)
@@ -201,6 +210,8 @@ cdef class LocalStore:
     cdef int drive(self, Call call) except -1:
         cdef uint64_t number
         while not call.finished:
+            if unlikely(self.forked):           # by a signal handler: nobody flushes here
+                self.refuse()
             number = self.turn.flusher.ring.taken + 1
             if self.turn.flusher.ring.head >= number:
                 self.sleep_for(number)
@@ -212,13 +223,18 @@ cdef class LocalStore:
         """No call is answered from now on."""
         self.usable = False
 
+    def check(self):
+        """Raises what a call would raise: ClosedError, ForkedError, the error that stopped the node."""
+        if not self.usable or self.turn.failed is not None:
+            self.refuse()
+
     cdef int refuse(self) except -1:
         cdef object failed = self.turn.failed
         if self.forked:
             raise ForkedError("the store was opened in the parent of this process: nothing was "
                               "written; open it again here, in another directory")
-        if isinstance(failed, FatalError):
-            raise failed
+        if failed is not None and not isinstance(failed, ClosedError):
+            raise failed.again()
         raise ClosedError("the store is closed: nothing was written; open it again")
 
     def after_fork(self):

@@ -16,7 +16,7 @@ from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, EVENTUAL, FRAME_ENTRI
                                   STOPPED, UNAVAILABLE, UNKNOWN, Item, likely, unlikely)
 from dengine._core.wire cimport FRAME_FORWARD, FRAME_GRANTED, FRAME_READ, LEASE_READ
 
-from dengine.errors import InvariantError
+from dengine.errors import Error, InvariantError
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
@@ -206,8 +206,13 @@ cdef class Turn:
 
     cdef int stop(self, object error) except -1:
         """A fatal error stops the node, not the process."""
+        cdef object cause = error
         if self.failed is not None:
             return 0
+        if not isinstance(error, Error):
+            error = InvariantError(f"the node stopped on an error that nobody expected: {cause!r}; "
+                                   "what was acknowledged is in the log; please report it")
+            error.__cause__ = cause
         self.failed = error
         self.drain(STOPPED)
         if self.on_fatal is not None:
@@ -259,8 +264,8 @@ cdef class Turn:
             return 0
         if self.raft.role == LEADER:
             while self.backlog_at < n and self.session.has_room():
-                self.propose(<Waiter>self.backlog[self.backlog_at])
-                self.backlog_at += 1
+                self.backlog_at += 1            # first: a failure must not tell its waiter twice
+                self.propose(<Waiter>self.backlog[self.backlog_at - 1])
                 proposed += 1
             self.raft.propose(proposed)
         else:
