@@ -36,7 +36,8 @@ STRANGERS = 64  # accepted connections that have not shaken hands
 class Node:
     """One node. `turn` is its core; `failed` completes with the error that stopped it."""
 
-    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, *,
+                 from_directory: bool = False) -> None:
         self.config = config
         self.loop = loop
         self.failed: asyncio.Future[None] = loop.create_future()
@@ -53,11 +54,12 @@ class Node:
         self._lost: dict[int, asyncio.Event] = {}  # by slot: a dialled connection ended
         self.directory = Directory(config.cluster.db_root_dir)
         try:
-            self.turn = self.directory.open_turn(setup_of(config))
+            self.turn = self.directory.open_turn(setup_of(config, from_directory=from_directory))
         except BaseException:
             self.directory.close()
             raise
         self.members = boot.members(self.turn)
+        self.id: int = boot.status(self.turn)["node_id"]
 
     # ------------------------------------------------------------------------------------- life
     async def start(self) -> None:
@@ -76,7 +78,7 @@ class Node:
         boot.start(self.turn, self._event_fd)
         self.loop.add_reader(self._event_fd, self._job_finished)
         for slot, (node, address) in enumerate(self.members):
-            if node > self.config.cluster.node_id:
+            if node > self.id:
                 self._lost[slot] = asyncio.Event()
                 dial = self._dial(slot, node, address.decode())
                 self._dialling.append(self.loop.create_task(dial))
@@ -112,6 +114,15 @@ class Node:
         await asyncio.sleep(0)
         if self._event_fd >= 0:
             self.loop.remove_reader(self._event_fd)
+        self._release()
+
+    def abandon(self) -> None:
+        """Closes without the loop, which is gone: the data is safe, connections end with the process."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def _release(self) -> None:
         try:
             boot.close(self.turn)
         finally:

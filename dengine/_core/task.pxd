@@ -8,9 +8,14 @@ from dengine._core.types cimport Waiter
 cdef class Mailbox:
     # Results on their way to one loop.
     cdef readonly object loop
+    cdef Turn turn
     cdef bint direct            # the turn runs in this loop: resolve at once
     cdef list futures
-    cdef list values            # a result, or the exception to raise
+    cdef list values            # a result, or a Failure
+
+
+cdef class Failure:
+    cdef object error           # the exception that the future raises
 
 
 cdef class Task(Waiter):
@@ -20,15 +25,16 @@ cdef class Task(Waiter):
 
 
 cdef class Gate:
-    # What an Engine's calls go through: a future per call, one wake-up per loop and turn.
-    cdef readonly Turn turn
-    cdef dict mailboxes         # loop -> Mailbox
+    # The calls of an Engine: a future per call, one wake-up per loop and turn.
+    cdef readonly Turn turn     # None before `attach`
+    cdef dict mailboxes         # loop -> Mailbox; never changed, only replaced, under the lock
+    cdef object lock
     cdef Mailbox last           # the one used last
     cdef uint64_t timeout_us
     cdef uint8_t policy         # default of reads
-    cdef bint usable
-    cdef public object refusal  # makes the exception that calls raise when not usable
+    cdef bint usable            # False: not started, closed or forked; `refusal` says which
 
     cdef Mailbox mailbox(self)
-    cdef object begin(self, Task task, double timeout)
-    cdef object write(self, uint8_t op, bytes command, double timeout)
+    cdef int check(self) except -1
+    cdef object begin(self, Task task, object timeout)
+    cdef object write(self, uint8_t op, bytes command, object timeout)

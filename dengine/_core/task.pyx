@@ -15,12 +15,17 @@ from dengine.errors import (ClosedError, ConflictError, NotProposedError, Outcom
                             UnavailableError)
 
 from asyncio import get_running_loop
+from threading import Lock
 
 POLICIES = {"linearizable": LINEARIZABLE, "lease": LEASE, "eventual": EVENTUAL}
 
 
-cdef object failure(int status, uint64_t revision):
-    """The exception that tells a task what a status means for its data."""
+cdef enum:
+    LONGEST_S = 1000000         # longest timeout of a call, seconds
+
+
+cdef object failure(int status, uint64_t revision, object failed):
+    """The exception that tells a task what a status means for its data. `failed`: what stopped the node."""
     if status == CONFLICT:
         return ConflictError("the key is at another revision than asked for: nothing was written; "
                              "read it and decide again", revision)
@@ -28,12 +33,15 @@ cdef object failure(int status, uint64_t revision):
         return NotProposedError("no leader took this write before its deadline: nothing was "
                                 "changed; repeating it is safe")
     if status == UNKNOWN:
-        return OutcomeUnknownError("the write was sent to a leader but not confirmed before its "
-                                   "deadline: it may be applied; read before repeating it")
+        when = "before its deadline" if failed is None else f"before the node stopped ({failed})"
+        return OutcomeUnknownError(f"the write was sent to a leader but not confirmed {when}: it may "
+                                   "be applied; read before repeating it")
     if status == UNAVAILABLE:
         return UnavailableError("no leader confirmed this read before its deadline: try again, or "
                                 "read with consistency='eventual'")
-    return ClosedError("the node has stopped: nothing was changed; open it again")
+    if failed is not None and not isinstance(failed, ClosedError):
+        return failed.again()
+    return ClosedError("the node was closed: nothing was changed; open it again")
 
 
 cdef bytes text(object x):
@@ -58,25 +66,31 @@ def resolve(list futures, list values):
         value = values[i]
         if future.done():                       # cancelled meanwhile
             continue
-        if isinstance(value, Exception):
-            future.set_exception(value)
+        if type(value) is Failure:
+            future.set_exception((<Failure>value).error)
         else:
             future.set_result(value)
 
 
 cdef class Mailbox:
-    def __init__(self, loop, bint direct):
+    def __init__(self, Turn turn, loop, bint direct):
+        self.turn = turn
         self.loop = loop
         self.direct = direct
         self.futures = []
         self.values = []
 
 
+cdef class Failure:
+    def __init__(self, error):
+        self.error = error
+
+
 cdef class Task(Waiter):
     cdef int done(self, int status, uint64_t revision, const Item *item) except -1:
         cdef object value
         if status > MISSING:
-            value = failure(status, revision)
+            value = Failure(failure(status, revision, self.mailbox.turn.failed))
         elif self.op == GET:
             value = self.want if item == NULL else value_of(item)
         elif self.op == DELETE or self.op == DELETE_IF:
@@ -89,11 +103,13 @@ cdef class Task(Waiter):
 
 
 cdef class Gate:
-    """Calls of an Engine. `home`: the loop that runs the turn, where results need no wake-up."""
+    """The calls of an Engine, which may come from any event loop and thread."""
 
-    def __init__(self, Turn turn not None, home, double timeout, str policy):
+    def attach(self, Turn turn not None, home, double timeout, str policy):
+        """Opens the gate. `home`: the loop that runs the turn, where results need no wake-up."""
         self.turn = turn
-        self.mailboxes = {home: Mailbox(home, True)}
+        self.lock = Lock()
+        self.mailboxes = {home: Mailbox(turn, home, True)}
         self.timeout_us = <uint64_t>(timeout * 1e6)
         self.policy = POLICIES[policy]
         self.usable = True
@@ -120,6 +136,20 @@ cdef class Gate:
         """Every later call raises what `refusal()` returns."""
         self.usable = False
 
+    def refusal(self):
+        """The exception that a call raises while the gate is shut."""
+        return ClosedError("the node is not open: nothing was changed; open it first")
+
+    @property
+    def is_open(self):
+        """Are calls answered?"""
+        return self.usable and self.turn.failed is None
+
+    cdef int check(self) except -1:
+        if unlikely(not self.usable or self.turn.failed is not None):
+            raise self.refusal()
+        return 0
+
     cdef Mailbox mailbox(self):
         cdef object loop = get_running_loop()
         cdef Mailbox box = self.last
@@ -127,45 +157,60 @@ cdef class Gate:
             return box
         box = self.mailboxes.get(loop)
         if box is None:
-            for old in [k for k in self.mailboxes if k.is_closed()]:
-                del self.mailboxes[old]
-            box = Mailbox(loop, False)
-            self.mailboxes = {**self.mailboxes, loop: box}      # flush may be iterating
+            box = Mailbox(self.turn, loop, False)
+            with self.lock:                     # a new dict: flush may be iterating over the old
+                boxes = {k: v for k, v in self.mailboxes.items() if not k.is_closed()}
+                boxes[loop] = box
+                self.mailboxes = boxes
         self.last = box
         return box
 
-    cdef object begin(self, Task task, double timeout):
-        if unlikely(not self.usable):
-            raise self.refusal()
+    cdef object begin(self, Task task, object timeout):
+        cdef uint64_t timeout_us = self.timeout_us
+        if timeout is not None:
+            if not 0 <= timeout < LONGEST_S:
+                raise ValueError(f"timeout is a number of seconds from 0 to {LONGEST_S}, or None, "
+                                 f"not {timeout!r}")
+            timeout_us = <uint64_t>(timeout * 1e6)
+        self.check()
         task.mailbox = self.mailbox()
         task.future = task.mailbox.loop.create_future()
-        task.deadline_us = self.turn.io.now_us(self.turn.io.ctx) + (
-            self.timeout_us if timeout < 0 else <uint64_t>(timeout * 1e6))
+        self.check()                            # again: making a future may have run other threads
+        task.deadline_us = self.turn.io.now_us(self.turn.io.ctx) + timeout_us
         self.turn.submit(task)
         return task.future
 
-    cdef object write(self, uint8_t op, bytes command, double timeout):
+    cdef object write(self, uint8_t op, bytes command, object timeout):
         cdef Task task = Task()
         task.op = op
         task.command = command
         return self.begin(task, timeout)
 
-    def put(self, key, value, *, if_revision=None, double timeout=-1):
-        """Sets `key`; the future gives its revision. `if_revision=0`: only if it does not exist."""
+    def put(self, key, value, *, if_revision=None, timeout=None):
+        """Sets `key`; the future gives its revision once the write is committed and applied here.
+
+        if_revision: only if the key is at that revision, 0: only if it does not exist
+        (ConflictError). timeout in seconds, default http.request_timeout_ms. Raises
+        NotProposedError, OutcomeUnknownError, TooLargeError, ClosedError.
+        """
         if if_revision is None:
             return self.write(PUT, encode_put(text(key), text(value)), timeout)
         return self.write(PUT_IF, encode_put_if(text(key), text(value), IS_REVISION, if_revision),
                           timeout)
 
-    def delete(self, key, *, if_revision=None, double timeout=-1):
-        """Deletes `key`; the future gives True if it existed."""
+    def delete(self, key, *, if_revision=None, timeout=None):
+        """Deletes `key`; the future gives True if it existed. Raises like `put`."""
         if if_revision is None:
             return self.write(DELETE, encode_delete(text(key)), timeout)
         return self.write(DELETE_IF, encode_delete_if(text(key), IS_REVISION, if_revision),
                           timeout)
 
-    def get(self, key, default=None, *, consistency=None, double timeout=-1):
-        """A future of the value of `key` as bytes, or of `default`."""
+    def get(self, key, default=None, *, consistency=None, timeout=None):
+        """A future of the value of `key` as bytes, or of `default`.
+
+        consistency: "linearizable", "lease" or "eventual"; by default the configured policy. Raises
+        UnavailableError, ClosedError.
+        """
         cdef bytes k = text(key)
         cdef uint8_t policy = self.policy
         cdef const Item *item
@@ -174,8 +219,7 @@ cdef class Gate:
             if consistency not in POLICIES:
                 raise ValueError(f"consistency is one of {', '.join(POLICIES)}, not {consistency!r}")
             policy = POLICIES[consistency]
-        if unlikely(not self.usable):
-            raise self.refusal()
+        self.check()
         item = self.turn.kv.get(PyBytes_AS_STRING(k), <uint32_t>PyBytes_GET_SIZE(k))
         value = default if item == NULL else value_of(item)
         if self.turn.may_read(policy):          # the clock is read after the value was copied
@@ -192,8 +236,7 @@ cdef class Gate:
     def get_eventual(self, key, default=None):
         """The value of `key` in this node's own state, at once; it may be old."""
         cdef bytes k = <bytes>key if PyBytes_CheckExact(key) else text(key)
-        if unlikely(not self.usable):
-            raise self.refusal()
+        self.check()
         cdef const Item *item = self.turn.kv.get(PyBytes_AS_STRING(k),
                                                  <uint32_t>PyBytes_GET_SIZE(k))
         return default if item == NULL else value_of(item)
