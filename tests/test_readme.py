@@ -1,4 +1,5 @@
 """Every command block of README.md, in its order, on real processes; and the output it shows.
+Also the examples in docs/, and that what the pages name is there.
 
 The blocks are run as they stand, in a folder with a copy of `config/`, but for two things:
 - the ports are replaced by free ones, in the blocks and in the copy; in what is printed they are
@@ -69,6 +70,8 @@ def blocks(text: str) -> list[Block]:
 
 
 BLOCKS = blocks(README.read_text())
+EMBEDDING = blocks((ROOT / "docs" / "embedding.md").read_text())
+HYPOTHETICAL = {"encode_append"}        # what docs/architecture.md invents as an example
 
 
 class Reader:
@@ -210,6 +213,24 @@ def test_block(block: Block, reader: Reader) -> None:
         except AssertionError as late:
             raise AssertionError(f"{late}\n{printed}\n-- but the README shows:\n{block.shown}"
                                  ) from None
+
+
+@pytest.mark.parametrize("block", EMBEDDING, ids=[block.name for block in EMBEDDING])
+def test_block_of_embedding(block: Block, tmp_path: Path) -> None:
+    assert block.language == "python"
+    subprocess.run([sys.executable, "-W", "error", "-"], input=block.text, text=True, check=True,
+                   cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=WAIT_S)
+
+
+def test_what_the_architecture_names_is_there() -> None:
+    """Every file and function in backticks: a page that describes other code is worse than none."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    sources = [p for p in (ROOT / "dengine").rglob("*") if p.suffix in (".py", ".pyx", ".pxd")]
+    words = set(re.findall(r"\w+", " ".join(p.read_text() for p in sources)))
+    words |= {p.name for p in sources} | {p.stem for p in sources}
+    for name in set(re.findall(r"`([A-Za-z_.]+)(?:\([^`]*\))?`", text)) - HYPOTHETICAL:
+        last = name if name in words else name.rpartition(".")[2]
+        assert last in words, f"docs/architecture.md: {name}"
 
 
 def test_nothing_is_left_out() -> None:
