@@ -27,6 +27,7 @@ ctypedef struct Marks:
     Position done               # last completed sync
     int fd                      # of the segment that `done` lies in
     bint fresh                  # `done` stands in no mark yet
+    int failed                  # errno of the first write or sync that failed: nothing is tried after it
     uint64_t sequence           # of the newest mark
     uint64_t syncs              # counters
     uint64_t sync_bytes

@@ -213,13 +213,15 @@ cdef int read_all(Job *job, const Io *io) noexcept nogil:
 
 cdef void run(Job *job, const Io *io) noexcept nogil:
     cdef Marks *m = <Marks *>job.state
-    job.error = 0
-    if job.kind & (JOB_WRITE | JOB_META):
+    job.error = m.failed if m != NULL else 0
+    if job.error == 0 and job.kind & (JOB_WRITE | JOB_META):
         job.error = write_all(io, job.fd, job.iov, job.parts, job.offset)
     if job.error == 0 and job.kind & JOB_META:
         job.error = -io.fdatasync(io.ctx, job.fd)
     if job.error == 0 and job.kind & JOB_SYNC:
         job.error = sync(job, io)
+    if m != NULL and job.error:                 # a sync behind it would cover what is not there
+        m.failed = job.error
     if job.kind & JOB_PREPARE:
         job.error = prepare(job, io)
     if job.kind & JOB_READ:
@@ -231,11 +233,12 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
 
 
 cdef int refresh(Marks *m, const Io *io) noexcept nogil:
-    cdef int error
-    if not m.fresh or m.fd < 0:
+    if not m.fresh or m.fd < 0 or m.failed:
         return 0
-    error = write_mark(m, io, m.fd)
-    return error if error else -io.fdatasync(io.ctx, m.fd)
+    m.failed = write_mark(m, io, m.fd)
+    if m.failed == 0:
+        m.failed = -io.fdatasync(io.ctx, m.fd)
+    return m.failed
 
 
 # ------------------------------------------------------------------------------------- the thread
