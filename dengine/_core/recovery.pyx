@@ -59,9 +59,13 @@ cdef class Scan:
             opened.append((epoch, self.open(epoch)))
         for epoch, fd in opened:
             self.read_marks(epoch, fd)
+        dead = self.dead(opened)
         for i, (epoch, fd) in enumerate(opened):
             reached |= epoch == self.found.mark.epoch
-            self.segment(epoch, fd, i == len(opened) - 1)
+            if epoch in dead:
+                self.leave(epoch)
+            else:
+                self.segment(epoch, fd, i == len(opened) - 1)
         if self.found.mark.epoch and not reached:
             raise CorruptionError(
                 f"{self.name(self.found.mark.epoch)} is missing, but a completed sync proves "
@@ -107,6 +111,29 @@ cdef class Scan:
                 self.found.sequence = sequence
         return 0
 
+    cdef set dead(self, list opened):
+        """Epochs of which a newer, proven anchor leaves nothing: whatever stands in them is not read."""
+        cdef SegmentHeader h
+        cdef uint64_t lowest = <uint64_t>-1
+        cdef set dead = set()
+        for epoch, fd in reversed(opened):
+            self.read(fd, self.window, PAGE, 0)
+            if (epoch <= self.found.mark.epoch and header_decode(self.window, &h) == 0
+                    and self.ours(&h, epoch)):
+                if h.anchor_index >= lowest:
+                    dead.add(epoch)
+                lowest = min(lowest, h.anchor_index)
+        return dead
+
+    cdef bint ours(self, const SegmentHeader *h, uint64_t epoch) noexcept:
+        return (h.cluster == self.log.cluster and h.incarnation == self.log.incarnation
+                and h.epoch == epoch)
+
+    cdef int leave(self, uint64_t epoch) except -1:
+        """Nothing in this segment is live: it is removed at the end."""
+        self.stale.append(segment_name(epoch))
+        return 0
+
     cdef int segment(self, uint64_t epoch, int fd, bint newest) except -1:
         cdef SegmentHeader h
         cdef Segment *s
@@ -126,8 +153,7 @@ cdef class Scan:
             self.log.prepared = segment_new(epoch, size, fd)    # zeros, ready to be used
             self.loose.discard(fd)
             return 0
-        if fault == 0 and (h.cluster != self.log.cluster
-                           or h.incarnation != self.log.incarnation or h.epoch != epoch):
+        if fault == 0 and not self.ours(&h, epoch):
             raise FormatError(f"{self.name(epoch)} belongs to another node, cluster or place in "
                               "the log: nothing was changed; move it out of the directory")
         if fault == 0 and h.size != <uint64_t>size:
@@ -141,8 +167,7 @@ cdef class Scan:
                     "was changed; restore the directory from a backup")
             if fault != 1:
                 self.found.notes.append(f"{segment_name(epoch)} was never synced and is left out")
-            self.stale.append(segment_name(epoch))
-            return 0
+            return self.leave(epoch)
         s = segment_new(epoch, size, fd)
         s.first = h.anchor_index + 1
         s.anchor_term = h.anchor_term
