@@ -1,12 +1,15 @@
 """Random histories of one log on a fake disk, beside a list of what was appended: from a seed.
 
-A history is a number of lives. In each, records are appended, cut, written and synced until a crash;
+A history is a number of lives. In each, records are appended, cut, written, synced, until a crash;
 the next life must find what the one before was promised.
 """
+import errno
 import random
 import struct
+from contextlib import suppress
 
 from dengine._core.crc import checksum
+from dengine.errors import StorageError
 from tests.sim.bench_log import LogBench
 from tests.sim.disk import Disk
 
@@ -14,6 +17,7 @@ DISK_FIRST, MEM_FIRST = 0, 1
 NOOP, COMMAND = 1, 2
 PAGE = 4096
 DATA = 3 * PAGE
+ERRORS = [errno.EIO, errno.ENOSPC]
 HEADER = struct.Struct("<QIIQQQQQQII")
 MARK = struct.Struct("<IIQQQQQQII")
 
@@ -66,11 +70,21 @@ class History:
         self.segment_bytes = self.random.choice([16, 20, 32]) << 10
         self.largest = self.random.choice([40, 600, 5000])
         self.model: list[bytes] = []
-        self.cut_to = 0
         self.accepted: dict[tuple[int, int], bytes] = {}
         self.open()
 
-    def open(self) -> None:
+    def open(self, only_kill: bool = False) -> None:
+        """Sometimes the disk fails a call of recovery, and the machine goes down once more."""
+        again = [self.disk.kill] if only_kill else [self.disk.kill, self.disk.power_cut]
+        if self.random.random() < 0.2:
+            call = self.random.choice(["sync_dir", "unlink", "write", "open", "read"])
+            self.disk.fail(call, self.random.randrange(1, 6), errno.EIO)
+            with suppress(StorageError):
+                self.recover()
+            self.random.choice(again)()
+        self.recover()
+
+    def recover(self) -> None:
         self.strategy ^= self.random.random() < 0.1     # a user may change it between two starts
         self.log = LogBench(self.disk, strategy=self.strategy, segment_bytes=self.segment_bytes,
                             threshold=self.random.choice([1, 5, 100]),
@@ -80,6 +94,21 @@ class History:
         self.model = list(self.found)
         self.promised = 0
         self.term = self.log.last_term + 1
+
+    def live(self, steps: int) -> None:
+        """One life up to its crash; sometimes the disk fails, and the node stops."""
+        faulty = self.random.random() < 0.2
+        if faulty:
+            call = self.random.choice(["write", "sync", "sync", "sync_dir", "open", "rename"])
+            self.disk.fail(call, self.random.randrange(1, 12), self.random.choice(ERRORS))
+        try:
+            for _ in range(steps):
+                self.step()
+        except StorageError:
+            assert faulty
+            self.crash(["kill", "power"])
+        else:
+            self.crash(["kill", "power"] if faulty else ["kill", "power", "power", "stop"])
 
     # ------------------------------------------------------------------------------- one step
     def step(self) -> None:
@@ -113,10 +142,10 @@ class History:
     def cut(self) -> None:
         to = self.random.randrange(max(0, len(self.model) - 6), len(self.model) + 1)
         self.versions[-1] = list(self.model)
+        self.promised = min(self.promised, to)
         self.log.cut(to)
         del self.model[to:]
         self.versions.append(self.model)
-        self.promised = min(self.promised, to)
         self.term += 1
 
     def write(self) -> None:
@@ -133,12 +162,14 @@ class History:
     def idle(self) -> None:
         self.disk.advance(self.random.choice([10_000, 100_000, 1_000_000]))
         if self.log.jobs == 0:
-            assert self.log.refresh() == 0
+            error = self.log.refresh()
+            if error:
+                raise StorageError(f"errno {error}")
 
     # ------------------------------------------------------------------------------- a crash
-    def crash(self) -> None:
+    def crash(self, ways: list[str]) -> None:
         """Kill, power cut, or a clean stop; then the next life."""
-        how = self.random.choice(["kill", "power", "power", "stop"])
+        how = self.random.choice(ways)
         self.versions[-1] = list(self.model)
         floor = self.promised
         if how == "stop":
@@ -151,12 +182,12 @@ class History:
                 floor = self.log.synced
             self.disk.power_cut()
         else:
-            floor = max(floor, self.log.written)
+            floor = self.log.written if "stop" in ways else min(floor, self.log.synced)
             self.disk.kill()
         self.marks_are_true()
         kept = self.model[:floor]
         versions = self.versions
-        self.open()
+        self.open(only_kill=how == "kill" and self.strategy == MEM_FIRST)
         assert self.model[:floor] == kept, f"{how} lost what was promised"
         assert any(v[:len(self.model)] == self.model for v in versions), f"{how} made up a log"
         self.unchanged()
@@ -171,7 +202,7 @@ class History:
                     assert chain(data)[offset] == (index, term, crc)
 
     def unchanged(self) -> None:
-        """Nothing readable was overwritten: what an earlier life accepted stays while its file does."""
+        """Nothing readable was overwritten: what was accepted stays while its file does."""
         names = set(self.disk.names("log"))
         for (epoch, offset), record in list(self.accepted.items()):
             name = f"{epoch:016x}.seg"

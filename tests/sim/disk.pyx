@@ -274,7 +274,7 @@ cdef int do_sync_dir(void *ctx, const char *path) noexcept nogil:
         return error
     for i in range(d.change_count):
         if lies_in(d.changes[i].path, path):
-            name_of(d, d.changes[i].path).synced_file = d.changes[i].file
+            name_made(d, d.changes[i].path).synced_file = d.changes[i].file
         else:
             d.changes[kept] = d.changes[i]
             kept += 1
@@ -351,7 +351,7 @@ cdef void cut_power(State *d) noexcept nogil:
     cdef int i
     for i in range(d.change_count):
         if draw(d) & 1:
-            name_of(d, d.changes[i].path).synced_file = d.changes[i].file
+            name_made(d, d.changes[i].path).synced_file = d.changes[i].file
     d.change_count = 0
     for i in range(d.name_count):
         d.names[i].file = d.names[i].synced_file
