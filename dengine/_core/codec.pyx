@@ -233,8 +233,15 @@ cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil:
         address = take_bytes(&r, out.address_size[i])
         if r.bad or out.id[i] == 0 or (i and out.id[i] <= out.id[i - 1]):
             return -1
+        if not known_flags(out.flags[i]):
+            return -2
         memcpy(out.address[i], address, out.address_size[i])
     return 0 if r.at == r.end else -1
+
+
+cdef inline bint known_flags(uint8_t flags) noexcept nogil:
+    """A voter of one half or both, or a learner, who may be a voter of the outgoing half."""
+    return flags in (VOTER, VOTER_OLD, VOTER | VOTER_OLD, LEARNER, LEARNER | VOTER_OLD)
 
 
 # --------------------------------------------------------------------------------- for the tests
