@@ -122,7 +122,7 @@ cdef class LocalStore:
     # ----------------------------------------------------------------------------------- writes
     def put(self, key, value):
         """Sets `key`; returns its revision once the write is durable by the strategy."""
-        cdef Call call = Call()
+        cdef Call call = Call.__new__(Call)
         call.op = PUT
         call.command = encode_put(self.key_of(key), self.text(value))
         self.write(call)
@@ -130,14 +130,14 @@ cdef class LocalStore:
 
     def delete(self, key):
         """Deletes `key`; True if it existed."""
-        cdef Call call = Call()
+        cdef Call call = Call.__new__(Call)
         call.op = DELETE
         call.command = encode_delete(self.key_of(key))
         self.write(call)
         return call.status == OK
 
     def __setitem__(self, key, value):
-        cdef Call call = Call()
+        cdef Call call = Call.__new__(Call)
         call.op = PUT
         call.command = encode_put(self.key_of(key), self.text(value))
         self.write(call)

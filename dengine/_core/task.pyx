@@ -181,7 +181,7 @@ cdef class Gate:
         return task.future
 
     cdef object write(self, uint8_t op, bytes command, object timeout):
-        cdef Task task = Task()
+        cdef Task task = Task.__new__(Task)
         task.op = op
         task.command = command
         return self.begin(task, timeout)
@@ -226,7 +226,7 @@ cdef class Gate:
             future = get_running_loop().create_future()
             future.set_result(value)
             return future
-        task = Task()
+        task = Task.__new__(Task)
         task.op = GET
         task.policy = policy
         task.key = k
