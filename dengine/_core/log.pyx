@@ -327,6 +327,8 @@ cdef class Log:
         self.last_term = term
         self.written = min(self.written, to)
         self.synced = min(self.synced, to)
+        if self.synced == to:
+            self.unsynced_us = 0
         if self.noop > to:                      # an older one may still wait
             self.noop = to if self.first_noop <= to else 0
         return self.roll(0)
