@@ -277,6 +277,7 @@ cdef class Raft:
             self.lease_until_us = 0
             self.noop = 0
             self.begin = False
+            self.round_due = False
         if self.role != FOLLOWER:
             self.role = FOLLOWER
             self.reset_election(now_us)
