@@ -97,6 +97,7 @@ cdef class Turn:
 
     # The loop -------------------------------------------------------------------------------------------------
     cpdef int run(self) except -1
+    cpdef int wake(self) except -1          # what schedule put into the loop
     cdef int schedule(self) except -1
     cdef int reap(self, uint64_t now_us) except -1
     cdef int tick(self, uint64_t now_us) except -1

@@ -54,10 +54,14 @@ cdef class Turn:
             return 0
         self.scheduled = True
         if PyThread_get_thread_ident() == self.thread:
-            self.loop.call_soon(self.run)
+            self.loop.call_soon(self.wake)
         else:
-            self.loop.call_soon_threadsafe(self.run)
+            self.loop.call_soon_threadsafe(self.wake)
         return 0
+
+    cpdef int wake(self) except -1:
+        self.scheduled = False
+        return self.run()
 
     cdef bint may_read(self, uint8_t policy) noexcept:
         if policy == EVENTUAL:
@@ -73,7 +77,6 @@ cdef class Turn:
         if self.in_turn:
             return 0
         self.in_turn = True
-        self.scheduled = False
         self.turns += 1
         try:
             if likely(self.failed is None):
