@@ -21,7 +21,7 @@ cdef class Checks:
     cdef uint64_t vote[MAX_MEMBERS]         # durable
     cdef uint64_t commit[MAX_MEMBERS]       # in this life
     cdef uint64_t applied[MAX_MEMBERS]      # in this life
-    cdef uint64_t led[MAX_MEMBERS]          # newest term that it was seen to lead
+    cdef uint64_t led[MAX_MEMBERS]          # the term that it leads; 0: none
     cdef readonly uint64_t elections
     cdef readonly uint64_t cuts
 

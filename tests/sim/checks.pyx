@@ -43,7 +43,7 @@ cdef class Checks:
             raise Violation(f"node {node + 1} held entries up to {held}, and starts with "
                             f"{turn.log.last}")
         del log[held:]
-        self.commit[node] = self.applied[node] = 0
+        self.commit[node] = self.applied[node] = self.led[node] = 0
         return self.after(node, turn)
 
     cdef int after(self, int node, Turn turn) except -1:
@@ -53,6 +53,8 @@ cdef class Checks:
         self.see_log(node, turn)
         if turn.raft.role == LEADER:
             self.see_leader(node, turn)
+        else:
+            self.led[node] = 0
         if turn.raft.commit != self.commit[node]:
             self.see_commit(node, turn)
         if turn.machine.applied < self.applied[node]:
@@ -136,10 +138,10 @@ cdef class Checks:
             if self.noops.get(log[i] >> 32) == i + 1 and 2 * syncers <= self.nodes:
                 raise Violation(f"node {node + 1} commits the no-op {i + 1}, which {syncers} synced")
             self.committed.append(log[i])
+            for j in range(self.nodes):         # an older leader may commit late
+                if self.led[j] > turn.raft.term:
+                    self.complete(j)
         self.commit[node] = commit
-        for j in range(self.nodes):             # an older leader may commit late
-            if self.led[j] > turn.raft.term and self.leaders[self.led[j]] == j:
-                self.complete(j)
         return 0
 
     cdef int saved(self, int node, const Job *job) except -1:

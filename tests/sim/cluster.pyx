@@ -637,12 +637,15 @@ cdef class Cluster:
         return best
 
     def settled(self):
-        """All nodes live, one leads, all have applied all that is in its log."""
+        """All clients are answered; all nodes live, one leads, all have applied all of its log."""
         cdef SimNode node
         cdef Turn top
         cdef int leader = self.leader()
         if leader < 0:
             return False
+        for node in self.nodes:
+            if node.open:
+                return False
         top = (<SimNode>self.nodes[leader]).turn
         for node in self.nodes:
             if not node.alive or node.turn.machine.applied != top.log.last or not node.turn.session.ready:

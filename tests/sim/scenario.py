@@ -152,11 +152,11 @@ class Run:
         for node in range(self.nodes):
             c.stall(node, 0)
             self._boot(node)
-        assert c.run_until(lambda: all(x.status >= 0 for x in c.clients) and c.settled(), PEACE_US), (
+        assert c.run_until(c.settled, PEACE_US), (
             "a healed cluster does not serve: "
             f"{[(n.index, n.alive) for n in c.nodes]} leader {c.leader()} {c.states()}")
         last = [c.put(i, b"last%d" % i, b"last%d" % i) for i in range(self.nodes)]
-        assert c.run_until(lambda: all(x.status >= 0 for x in last) and c.settled(), PEACE_US)
+        assert c.run_until(c.settled, PEACE_US), f"no service after peace: {c.states()}"
         assert all(x.status == history.OK for x in last), last
         commands = c.commands(0)
         replay = history.check(commands, c.clients)
