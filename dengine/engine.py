@@ -5,8 +5,9 @@
         await e.get(b"k")
         e.get_eventual(b"k")
 
-Decides which thread and loop the node runs in, and its life. By default that is a thread of its own:
-a handler of yours that blocks delays no heartbeat. The calls are compiled, see _core/task.pyx.
+Decides which thread and loop the node runs in, and its life. By default that is a thread of its
+own: a handler of yours that blocks delays no heartbeat. The calls are compiled, see
+_core/task.pyx.
 """
 from __future__ import annotations
 
@@ -85,7 +86,7 @@ class Engine(Gate):
     def open(cls, where: str | os.PathLike[str] | configuration.Config, *,
              loop: Literal["own", "current"] = "own",
              overrides: dict[str, object] | None = None) -> Engine:
-        """A node by its configuration (a path to a .toml file, or a Config), or one node in a directory.
+        """A node by its configuration (a .toml file or a Config), or the one node in a directory.
 
         Use it as `async with`. loop="current" runs the node in the caller's event loop: lower
         latency, but a handler that blocks for longer than a heartbeat costs the leadership.
@@ -222,7 +223,7 @@ class Engine(Gate):
         """Does this node lead under a valid lease?"""
         return self._node is not None and self.is_open and self._node.is_primary()
 
-    async def wait_leader(self, timeout: float | None = None) -> int:
+    async def wait_leader(self, timeout: float | None = None) -> int:  # noqa: ASYNC109
         """Waits until a leader is known; its id. Raises TimeoutError."""
         async with asyncio.timeout(timeout):
             async for change in self.leadership():

@@ -117,7 +117,7 @@ class Node:
         self._release()
 
     def abandon(self) -> None:
-        """Closes without the loop, which is gone: the data is safe, connections end with the process."""
+        """Closes without the loop, which is gone: connections end with the process."""
         if not self._closed:
             self._closed = True
             self._release()

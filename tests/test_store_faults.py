@@ -1,0 +1,500 @@
+"""A Store that is refused, damaged, full, forked, interrupted, closed or forgotten.
+
+Each error says what happened, names the file or process, and leaves the data as it was.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import stat
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dengine
+from dengine import Store, config
+from dengine._core import boot
+from dengine.errors import (
+    ClosedError,
+    CorruptionError,
+    Error,
+    ForkedError,
+    FormatError,
+    LockedError,
+    OutcomeUnknownError,
+    StorageError,
+)
+from dengine.storage import Directory, setup_of
+from tests.cluster import Cluster, eventually
+from tests.processes import WAIT_S, child, finish, in_fork
+
+PAGE = 4096
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+@pytest.fixture(params=("DiskFirst", "MemFirst"))
+def store(directory: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    with dengine.open(directory, strategy=request.param) as opened:
+        yield opened
+
+
+def segments(directory: Path) -> list[Path]:
+    return sorted((directory / "log").glob("*.seg"))
+
+
+def filled(directory: Path, keys: int = 100) -> None:
+    with dengine.open(directory) as store:
+        for i in range(keys):
+            store[b"key %03d" % i] = b"value"
+
+
+def change(file: Path, offset: int, to: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(offset)
+        opened.write(to)
+
+
+def open_as(settings: config.Config) -> Callable[[], object]:
+    """What a node with these settings does first with its directory."""
+    def opening() -> None:
+        with contextlib.closing(Directory(settings.cluster.db_root_dir)) as opened:
+            boot.close(opened.open_turn(setup_of(settings)))
+    return opening
+
+
+def lone_node(directory: Path, node: int, more: str = "") -> config.Config:
+    return config.loads(
+        f'[cluster]\nnode_id = {node}\ndb_root_dir = "{directory}"\n'
+        f'initial_cluster = [{{ id = {node}, address = "127.0.0.1:9081" }}]\n{more}', "test")
+
+
+# ----------------------------------------------------------------------------- refused directories
+def test_a_second_open_is_refused_by_pid(store: Store, directory: Path) -> None:
+    with pytest.raises(LockedError, match=rf"s is open in this process \(pid {os.getpid()}\)"):
+        dengine.open(directory)
+    code, _, err = finish(child("import dengine, sys; dengine.open(sys.argv[1])", directory))
+    assert code == 1
+    assert f"open in another process (pid {os.getpid()})" in err
+    store["still"] = "open"
+
+
+def test_the_node_of_a_directory_is_the_one_that_lies_there(directory: Path) -> None:
+    """One voter, of any id and promise, as `dengine serve` made it, opens as a Store."""
+    settings = lone_node(directory, 7, "[raft.election]\nelection_timeout_min_ms = 900\n")
+    with contextlib.closing(Directory(directory)) as opened:
+        turn = opened.open_turn(setup_of(settings))
+        boot.start(turn, -1)
+        eventually("it leads", lambda: turn.run() or boot.status(turn)["applied"] == 2, WAIT_S)
+        boot.close(turn)
+    with dengine.open(directory) as store:
+        store["k"] = "v"
+        assert boot.status(store.turn)["node_id"] == 7
+    with pytest.raises(FormatError, match="s belongs to node 7, not to node 8: nothing was"):
+        open_as(lone_node(directory, 8))()
+
+
+def test_a_directory_of_several_voters(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        cluster.put(1, "k", "v")
+    node = cluster.nodes[2]
+    for _ in range(2):                          # it is left closed and unlocked
+        with pytest.raises(StorageError) as error:
+            dengine.open(node.data)
+        for part in (str(node.data), "node 2 of cluster", "the voters 1, 2, 3",
+                     "with Engine or dengine serve", "data is untouched"):
+            assert part in str(error.value)
+    open_as(config.load(node.config))()
+    with pytest.raises(FormatError, match="belongs to another cluster: nothing was changed"):
+        open_as(config.load(node.config, {"cluster.name": "other"}))()
+    with pytest.raises(FormatError, match="belongs to node 2, not to node 1"):
+        open_as(config.load(cluster.nodes[1].config, {"cluster.db_root_dir": str(node.data)}))()
+
+
+def test_a_newer_format(directory: Path) -> None:
+    filled(directory)
+    meta = (directory / "meta").read_bytes()
+    for slot in (0, PAGE):
+        change(directory / "meta", slot + 8, b"\xff")
+    with pytest.raises(FormatError, match="meta is of a newer format: nothing was changed; use"):
+        dengine.open(directory)
+    (directory / "meta").write_bytes(meta)
+    change(segments(directory)[0], 8, b"\xff")
+    with pytest.raises(FormatError, match=r"seg is of a newer format: nothing was changed; use"):
+        dengine.open(directory)
+
+
+def test_a_lost_meta(directory: Path) -> None:
+    filled(directory)
+    meta = (directory / "meta").read_bytes()
+    (directory / "meta").unlink()
+    with pytest.raises(CorruptionError, match=r"no file `meta`.*vote is lost.*restore the file"):
+        dengine.open(directory)
+    (directory / "meta").write_bytes(bytes(len(meta)))
+    with pytest.raises(CorruptionError, match=r"meta: both copies.*restore the file"):
+        dengine.open(directory)
+    (directory / "meta").write_bytes(meta[:PAGE] + bytes(PAGE))     # one is enough
+    with dengine.open(directory) as store:
+        assert len(store) == 100
+
+
+def test_damage_that_a_sync_proves(directory: Path) -> None:
+    filled(directory)
+    file = segments(directory)[0]
+    good = file.read_bytes()
+    at = good.index(b"key 050")
+    for offset, damage in ((at, b"K"), (at - 40, b"\x99"), (at, bytes(PAGE))):
+        change(file, offset, damage)
+        with pytest.raises(CorruptionError) as error:
+            dengine.open(directory)
+        for part in (str(file), "offset ", "entry 53 ", "nothing was changed", "from a backup"):
+            assert part in str(error.value), error.value
+        assert file.read_bytes()[offset:offset + len(damage)] == damage
+        file.write_bytes(good)
+    with dengine.open(directory) as store:
+        assert len(store) == 100
+
+
+def test_modes_and_links(directory: Path, tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        filled(directory)
+    finally:
+        os.umask(mask)
+    for path in (directory, *directory.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    for name in ("lock", "meta", f"log/{segments(directory)[0].name}"):
+        (directory / name).rename(tmp_path / "away")
+        (directory / name).symlink_to(tmp_path / "away")
+        with pytest.raises(StorageError, match=r"[Ss]ymbolic link"):
+            dengine.open(directory)
+        (directory / name).unlink()
+        (tmp_path / "away").rename(directory / name)
+    with dengine.open(directory) as store:
+        assert len(store) == 100
+
+
+def test_what_is_no_directory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="cannot be used as a data directory"):
+            dengine.open(path)
+    wrong: Any = "Quickly"
+    with pytest.raises(Error, match="strategy"):
+        dengine.open(tmp_path / "s", strategy=wrong)
+    with pytest.raises(Error, match="DiskFirst always syncs at once"):
+        dengine.open(tmp_path / "s", flush_policy={"Batch": {"threshold": 1, "interval_ms": 5}})
+    assert not (tmp_path / "s").exists()
+
+
+# ---------------------------------------------------------------------------------------- full disk
+FULL = """
+import os, resource, sys
+import dengine
+from dengine import errors
+directory, strategy = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))
+s = dengine.open(directory, strategy=strategy)
+acknowledged = 0
+try:
+    for i in range(1000):
+        s[b"%d" % i] = b"v" * 10000
+        acknowledged = i + 1
+except errors.OutcomeUnknownError as error:
+    assert isinstance(error.__cause__, errors.StorageError), error.__cause__
+    assert "File too large" in str(error) and "may be applied" in str(error), error
+except errors.StorageError as error:
+    assert "File too large" in str(error), error
+assert 50 < acknowledged < 1000, acknowledged
+for call in (lambda: s[b"0"], lambda: s.put(b"k", b""), lambda: len(s), s.items, s.check,
+             lambda: s.revision, lambda: s.delete(b"0"), lambda: b"0" in s) * 3:
+    try:
+        call()
+    except errors.StorageError as error:
+        assert "the node stops" in str(error), error
+    else:
+        raise AssertionError(call)
+s.close()
+print(acknowledged)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["DiskFirst", "MemFirst"])
+def test_a_full_disk_stops_the_store_and_loses_nothing(directory: Path, strategy: Any) -> None:
+    code, out, err = finish(child(FULL, directory, strategy))
+    assert (code, err) == (0, "")
+    with dengine.open(directory) as store:
+        assert int(out) <= len(store) <= int(out) + 1
+        assert all(store[b"%d" % i] == b"v" * 10000 for i in range(int(out)))
+
+
+# --------------------------------------------------------------------------------------------- fork
+def every_call(s: Store) -> list[Callable[[], object]]:
+    return [lambda: s[b"k"], lambda: s.get(b"k"), lambda: b"k" in s, lambda: len(s), s.items,
+            lambda: list(s), lambda: s.put(b"k", b""), lambda: s.__setitem__(b"k", b""),
+            lambda: s.delete(b"k"), lambda: s.__delitem__(b"k"), lambda: s.revision, s.__enter__]
+
+
+def test_a_fork_is_told_and_its_parent_goes_on(store: Store, directory: Path) -> None:
+    store["before"] = "1"
+
+    def use() -> None:
+        for call in every_call(store):
+            with pytest.raises(ForkedError, match="opened in the parent"):
+                call()
+        store.close()
+        with pytest.raises(LockedError):
+            dengine.open(directory)
+        with dengine.open(directory.parent / "child") as own:
+            own["k"] = "v"
+
+    in_fork(use)
+    store["after"] = "2"
+    assert len(store) == 2
+
+
+def test_a_fork_does_not_keep_the_directory(directory: Path) -> None:
+    store = dengine.open(directory)
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+        os._exit(0)
+    try:
+        store.close()
+        dengine.open(directory).close()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def test_fork_in_the_middle_of_writes(store: Store) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            store["k"] = "v"
+
+    threads = [threading.Thread(target=write) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(5):
+            def use() -> None:
+                with pytest.raises(ForkedError):
+                    store["k"] = "child"
+            in_fork(use)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(WAIT_S)
+    assert store["k"] == b"v"
+
+
+# -------------------------------------------------------------------------------- close and forget
+def test_close(store: Store, directory: Path) -> None:
+    store["k"] = "v"
+    held = store.items()
+    store.close()
+    store.close()
+    for call in every_call(store):
+        with pytest.raises(ClosedError, match="the store is closed") as error:
+            call()
+        assert type(error.value) is ClosedError
+    assert list(held) == [(b"k", b"v")]
+    dengine.open(directory).close()
+
+
+def test_close_while_threads_write(directory: Path) -> None:
+    """Each gets an acknowledgement, or an error that says what became of its write."""
+    store = dengine.open(directory)
+    acknowledged: list[bytes] = []
+    ended: list[type[BaseException]] = []
+
+    def write(number: int) -> None:
+        i = 0
+        try:
+            while True:
+                key = b"%d/%d" % (number, i)
+                store[key] = b"v"
+                acknowledged.append(key)
+                i += 1
+        except Error as error:
+            ended.append(type(error))
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    eventually("some are written", lambda: len(acknowledged) > 50, WAIT_S)
+    store.close()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(ended) == 8
+    assert set(ended) <= {ClosedError, OutcomeUnknownError}
+    with dengine.open(directory) as again:
+        assert not [key for key in acknowledged if key not in again]
+
+
+def test_an_exception_inside_with(directory: Path) -> None:
+    with contextlib.suppress(ZeroDivisionError), dengine.open(directory) as store:
+        store["k"] = "v"
+        raise ZeroDivisionError
+    with dengine.open(directory) as store:
+        assert store["k"] == b"v"
+
+
+@pytest.mark.parametrize("ending", ["pass", "raise SystemExit(3)", "1 / 0", "del s"])
+@pytest.mark.parametrize("strategy", ["DiskFirst", "MemFirst"])
+def test_exit_without_close_leaves_a_clean_directory(directory: Path, ending: str,
+                                                     strategy: str) -> None:
+    code, _, err = finish(child(
+        "import dengine, sys\ns = dengine.open(sys.argv[1], strategy=sys.argv[2])\n"
+        f"for i in range(100): s[str(i)] = 'v'\n{ending}", directory, strategy))
+    assert code == {"pass": 0, "del s": 0, "1 / 0": 1}.get(ending, 3)
+    assert "ZeroDivisionError" in err if code == 1 else err == ""
+    assert sorted(p.name for p in directory.iterdir()) == ["lock", "log", "meta"]
+    with contextlib.closing(Directory(directory)) as opened:
+        turn = opened.open_turn(setup_of(config.single(directory), from_directory=True))
+        assert not turn.notes
+        assert boot.status(turn)["last"] == 102
+        boot.close(turn)
+
+
+def test_exit_while_daemon_threads_write(directory: Path) -> None:
+    code, out, err = finish(child(
+        "import dengine, sys, threading\ns = dengine.open(sys.argv[1])\n"
+        "def write():\n    while True: s['k'] = 'v'\n"
+        "threads = [threading.Thread(target=write, daemon=True) for _ in range(4)]\n"
+        "threading.excepthook = lambda a: None\n"
+        "[t.start() for t in threads]\nwhile s.revision < 10: pass\nprint('end')", directory))
+    assert (code, out, err) == (0, "end\n", "")
+    dengine.open(directory).close()
+
+
+# ------------------------------------------------------------------------------------------ signals
+INTERRUPTED = """
+import os, signal, sys, threading, time
+import dengine
+s = dengine.open(sys.argv[1])
+armed, hits, done = False, 0, 0
+stop = threading.Event()
+
+def on_interrupt(number, frame):            # else it might strike where this program is not ready
+    global armed
+    if armed:
+        armed = False
+        raise KeyboardInterrupt
+signal.signal(signal.SIGINT, on_interrupt)
+
+def interrupt():
+    while not stop.wait(0.002):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def write():
+    while not stop.is_set():
+        s[b"o"] = b"v"
+
+threads = [threading.Thread(target=t) for t in [interrupt] + [write] * int(sys.argv[2])]
+for t in threads: t.start()
+while hits < 20 or done < 50:
+    try:
+        armed = True
+        s[b"k"] = b"%d" % done
+        armed = False
+        done += 1
+    except KeyboardInterrupt:
+        hits += 1
+stop.set()
+for t in threads: t.join()
+s[b"k"] = b"after"
+assert s[b"k"] == b"after"
+s.close()
+print("ok")
+"""
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_interrupts_raise_and_the_store_stays_usable(directory: Path, others: int) -> None:
+    assert finish(child(INTERRUPTED, directory, others)) == (0, "ok\n", "")
+
+
+def test_a_signal_handler_may_use_the_store(directory: Path) -> None:
+    with dengine.open(directory) as store:
+        handled = 0
+
+        def on_alarm(_number: int, _frame: object) -> None:
+            nonlocal handled
+            store[b"handled"] = b"%d" % handled
+            handled += 1
+
+        before = signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.002, 0.005)
+        try:
+            deadline = time.monotonic() + WAIT_S
+            while handled < 20 and time.monotonic() < deadline:
+                store[b"k"] = b"v"
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert handled >= 20
+        assert int(store[b"handled"]) >= 10
+
+
+# ------------------------------------------------------------------------------------------ garbage
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_opening_leaves_nothing_behind(directory: Path, tmp_path: Path) -> None:
+    def use(number: int) -> None:
+        with dengine.open(directory, strategy="MemFirst") as store:
+            store["k"] = "v"
+            for refused in (directory, tmp_path / "damaged")[number % 10:]:
+                with pytest.raises(StorageError):
+                    dengine.open(refused)
+
+    filled(tmp_path / "damaged")
+    file = segments(tmp_path / "damaged")[0]
+    change(file, file.read_bytes().index(b"key 050"), b"K")
+    for i in range(20):
+        use(i)
+    gc.collect()
+    fds = len(os.listdir("/proc/self/fd"))
+    threads = len(os.listdir("/proc/self/task"))
+    memory = resident()
+    for i in range(200):
+        use(i)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == fds
+    assert len(os.listdir("/proc/self/task")) == threads
+    assert resident() - memory < 8 << 20
+
+
+def test_a_forgotten_store_closes_itself(directory: Path) -> None:
+    store = dengine.open(directory)
+    store["k"] = "v"
+    gone = weakref.ref(store)
+    del store
+    assert gone() is None
+    with dengine.open(directory) as again:
+        assert again["k"] == b"v"
+
+
+def test_an_error_that_is_raised_often_keeps_no_frames(directory: Path) -> None:
+    code, out, err = finish(child(
+        FULL + "import gc, tracemalloc\ntracemalloc.start()\n"
+        "def call():\n    try: s.get(b'k')\n    except errors.Error: pass\n"
+        "for _ in range(100): call()\nbefore = tracemalloc.get_traced_memory()[0]\n"
+        "for _ in range(10000): call()\n"
+        "print(tracemalloc.get_traced_memory()[0] - before < 100000)", directory, "MemFirst"))
+    assert (code, err) == (0, "")
+    assert out.endswith("True\n")
