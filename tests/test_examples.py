@@ -16,6 +16,11 @@ START_S = 15.0
 FAILOVER_S = 5.0
 
 
+def heed_interrupts() -> None:
+    """SIGINT is ignored in what a shell runs in the background, and in its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Example:
     """A running example. Its lines are in a file, so that it never waits for a reader."""
 
@@ -27,7 +32,8 @@ class Example:
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, str(ROOT / "examples" / name), *map(str, arguments)],
-                cwd=folder, env=environment, stdout=output, stderr=output)
+                cwd=folder, env=environment, stdout=output, stderr=output,
+                preexec_fn=heed_interrupts)
 
     @property
     def lines(self) -> list[str]:

@@ -149,16 +149,25 @@ class Reader:
                        lambda port=port: request(self.port[port], "GET", "/x").status, WAIT_S)
 
     def end(self) -> None:
-        """As Ctrl-C in each terminal; what does not obey is killed."""
-        for server in reversed(self.servers):
-            with suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGINT)        # a group of our own
-            try:
+        """SIGTERM to all; what does not obey is killed, the nodes of a cluster too."""
+        for server in self.servers:
+            os.killpg(server.pid, signal.SIGTERM)       # a group of our own
+        try:
+            for server in self.servers:
                 server.wait(STOP_S)
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(server.pid, signal.SIGKILL)
-                server.wait()
+        finally:
+            if running := [server for server in self.servers if server.poll() is None]:
+                for group in [server.pid for server in running] + self.nodes():
+                    with suppress(ProcessLookupError):
+                        os.killpg(group, signal.SIGKILL)
+                for server in running:
+                    server.wait()
+
+    def nodes(self) -> list[int]:
+        """The nodes that run here; one that was killed may have left its id to a stranger."""
+        found = [int(lock.read_text()) for lock in self.folder.glob("db/*/lock")]
+        return [pid for pid in found if Path(f"/proc/{pid}").exists()
+                and Path(f"/proc/{pid}/cwd").readlink() == self.folder]
 
 
 @pytest.fixture(scope="module")
