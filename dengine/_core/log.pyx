@@ -644,7 +644,7 @@ cdef class Log:
             return 0
         fd[0] = s.fd
         offset[0] = <int64_t>s.offsets[first - s.first] * UNIT
-        return measure(s, first, last, max_bytes, count)
+        return measure(s, first, max(first, min(last, self.written)), max_bytes, count)
 
     cdef const char *record(self, uint64_t index) except NULL:
         cdef Segment *s = self.holder(index)
@@ -663,7 +663,7 @@ cdef class Log:
                 self.scratch = <char *>malloc(2 * SCRATCH)
                 if self.scratch == NULL:
                     raise MemoryError
-            size = measure(s, index, self.last, SCRATCH, &count)
+            size = measure(s, index, max(index, self.written), SCRATCH, &count)
             got = self.io.pread(self.io.ctx, s.fd, self.scratch, size, offset)
             self.check(0 if got == <int64_t>size else (<int>-got if got < 0 else 5), "read")
             self.scratch_first = index
