@@ -266,7 +266,7 @@ cdef class Cluster:
             self.push(self.now_us + self.tick_us - 1000 + self.draw(2000), EV_TICK, node, node.life)
             self.run_node(node)
         elif kind == EV_TURN:
-            self.run_node(node)
+            node.turn.wake()
         elif kind == EV_SYNC:
             self.sync_done(node)
         elif kind == EV_PREPARE:
