@@ -8,9 +8,10 @@
 """
 
 from dengine import errors
+from dengine._core.types import Entry
 from dengine.engine import Engine, Leadership
 from dengine.store import Store
 from dengine.store import open_store as open
 
 __version__ = "0.1.0"
-__all__ = ["Engine", "Leadership", "Store", "errors", "open"]
+__all__ = ["Engine", "Entry", "Leadership", "Store", "errors", "open"]

@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from dengine import errors
+from dengine._core.types import Entry
 
 Consistency = Literal["linearizable", "lease", "eventual"]
 
@@ -31,12 +32,6 @@ ERRORS: dict[str | int, type[errors.Error]] = {
     413: errors.TooLargeError,
     414: errors.TooLargeError,
 }
-
-
-class Entry(NamedTuple):
-    value: bytes
-    mod_revision: int  # for `if_match`
-    revision: int  # of the store, when it was read
 
 
 class Client:

@@ -67,8 +67,7 @@ class Node:
         status = boot.status(self.turn)
         log.info("opened %s: entries up to %d, term %d", self.directory.path, status["last"],
                  status["term"])
-        for note in self.turn.notes:
-            log.warning("%s", note)
+        self._tell()
         if len(self.members) > 1:
             await self._listen()
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -208,6 +207,11 @@ class Node:
             wait = low if peer.was_up else min(high, wait * 2)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
 
+    def _tell(self) -> None:
+        """What the core noticed, once."""
+        while self.turn.notes:
+            log.warning("%s", self.turn.notes.pop(0))
+
     def _up(self, peer: Peer, slot: int) -> None:
         """A handshake succeeded: the newer of two connections to one peer is kept."""
         self._strangers.discard(peer)
@@ -216,6 +220,7 @@ class Node:
             old.give_up()
         self._peers[slot] = peer
         log.info("connected to node %d", self.members[slot][0])
+        self.loop.call_soon(self._tell)
 
     def _gone(self, peer: Peer) -> None:
         self._strangers.discard(peer)

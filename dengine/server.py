@@ -14,7 +14,7 @@ import uvloop
 from dengine import logs
 from dengine._core.http import HttpServer
 from dengine.config import Config
-from dengine.errors import Error
+from dengine.errors import ConfigError, Error
 from dengine.http.health import Health
 from dengine.node import Node
 
@@ -43,7 +43,7 @@ async def serve(config: Config) -> int:
             await Service(config, node).run(business, health)
         except (Error, OSError) as error:
             logger.error("%s", error)
-            return 1
+            return 2 if isinstance(error, ConfigError) else 1
     return 0
 
 

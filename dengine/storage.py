@@ -48,7 +48,9 @@ class Setup:
     timeout_ms: int
     heartbeat_ms: int
     lease_ms: int
-    waiting: int
+    waiting_writes: int
+    waiting_reads: int
+    waiting_bytes: int
     from_directory: bool = False  # identity and promise are those that lie in the directory
     seed: int = field(default_factory=random_id)
     incarnation: int = field(default_factory=random_id)
@@ -80,7 +82,9 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
         timeout_ms=raft.election.election_timeout_max_ms,
         heartbeat_ms=raft.replication.heartbeat_ms,
         lease_ms=raft.read_consistency.lease_duration_ms,
-        waiting=min(config.limits.waiting_writes, config.limits.waiting_reads),
+        waiting_writes=config.limits.waiting_writes,
+        waiting_reads=config.limits.waiting_reads,
+        waiting_bytes=config.limits.waiting_bytes,
         from_directory=from_directory,
     )
 

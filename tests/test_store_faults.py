@@ -138,7 +138,7 @@ def test_a_lost_meta(directory: Path) -> None:
     filled(directory)
     meta = (directory / "meta").read_bytes()
     (directory / "meta").unlink()
-    with pytest.raises(CorruptionError, match=r"no file `meta`.*vote is lost.*restore the file"):
+    with pytest.raises(CorruptionError, match=r"no file `meta`.*vote is lost.*put the file back"):
         dengine.open(directory)
     (directory / "meta").write_bytes(bytes(len(meta)))
     with pytest.raises(CorruptionError, match=r"meta: both copies.*restore the file"):

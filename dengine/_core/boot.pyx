@@ -39,8 +39,7 @@ cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list n
         if names:
             raise CorruptionError(
                 f"{fsdecode(directory)}: there is a log but no file `meta`, so this node's vote is "
-                "lost; nothing was changed; restore the file from a backup, or remove the "
-                "directory and let the node join again empty")
+                "lost; nothing was changed; put the file back")
         return meta.create(io, directory, setup.cluster, setup.node, setup.incarnation)
     meta.open(io, directory)
     if meta.state.node != setup.node and not setup.from_directory:
@@ -85,12 +84,14 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
-            "newer `meta` back, or remove the directory and let the node join again empty")
+            "newer `meta` back")
     turn.notes = found.notes
     turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
     turn.preparer.open(turn.io, NULL, 0)
     turn.promise_ms = setup.promise_ms
-    turn.backlog_limit = setup.waiting
+    turn.waiting_writes = setup.waiting_writes
+    turn.waiting_bytes = setup.waiting_bytes
+    turn.waiting_reads = setup.waiting_reads
     turn.alone = len(setup.members) == 1
     r = <const Record *>turn.log.record(found.config) if found.config else NULL
     if r != NULL and setup.from_directory:

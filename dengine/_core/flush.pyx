@@ -155,6 +155,7 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
     cdef uint64_t start
     cdef int error = 0
     if job.late:
+        job.from_us = io.now_us(io.ctx)
         read_written(m, &written)
         if written.epoch == job.position.epoch:     # the segments before it are synced already
             job.position = written

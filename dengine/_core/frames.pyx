@@ -3,6 +3,7 @@
 It decides what is refused before raft sees it: records that do not continue their chain, votes and
 acknowledgements of a data directory that the configuration does not name, commands that are none.
 """
+from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -46,6 +47,10 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
         turn.raft.link_up(turn.members.id[slot], now)
     elif not turn.raft.formed:
         form(turn, now)
+        if h.last and turn.log.last == 0 and turn.peers[slot].number == 1:
+            turn.notes.append(f"this directory is empty, but node {turn.members.id[slot]} has a log: "
+                              "this node waits until the leader takes it in; if it had data, put "
+                              "its directory back")
     return turn.schedule()
 
 
@@ -144,7 +149,7 @@ cdef object receive(Turn turn, int slot, const Frame *f):
             elif counts(turn, slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
                 turn.raft.step(&m, now)
         elif f.kind == FRAME_FORWARD:
-            fault = on_forward(turn, slot, f)
+            fault = on_forward(turn, slot, f, now)
         elif f.kind == FRAME_REFUSED:
             turn.ask_again_us = now + ASK_AGAIN_US
             fault = on_refused(turn, f)
@@ -235,14 +240,15 @@ cdef void reader(Reader *r, const Frame *f) noexcept:
     r.bad = False
 
 
-cdef object on_forward(Turn turn, int slot, const Frame *f):
-    """Writes that a follower took. Where this node does not lead, it says so: they were not proposed."""
+cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
+    """Writes that a follower took. A node that does not lead says so: they were not proposed."""
     cdef Reader r
     cdef Command c
     cdef uint32_t n, i, size
     cdef uint64_t proposed = 0
     cdef const char *command
-    cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin
+    cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin and (
+        turn.raft.commit < turn.raft.noop or turn.raft.leads(now))      # else it may be cut off
     cdef list refused = []
     reader(&r, f)
     n = take_u32(&r)
@@ -294,6 +300,7 @@ cdef object on_refused(Turn turn, const Frame *f):
         waiter = turn.session.withdraw(take_u64(&r))
         if waiter != NULL:
             again.append(<object>waiter)
+            turn.backlog_bytes += PyBytes_GET_SIZE((<Waiter>waiter).command)
             Py_DECREF(<object>waiter)
     turn.backlog[turn.backlog_at:turn.backlog_at] = again
     return "a refusal with fields that do not fit" if r.bad or r.at != r.end else None

@@ -142,7 +142,8 @@ cdef class Log:
     cdef uint64_t term_of(self, uint64_t index) except? 0
     cdef int submit(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1
     cdef int ask_sync(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1
-    cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit) except -1
+    cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit,
+                              uint64_t now_us) except -1
     cdef void position(self, const Tail *t, uint64_t commit, Position *to) noexcept
     cdef void retire(self) noexcept
     cdef void note_noop(self) noexcept

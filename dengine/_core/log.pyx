@@ -364,7 +364,7 @@ cdef class Log:
         t = self.oldest
         while t != NULL:
             if t.size > t.written:
-                self.sync_before_roll(flusher, t, commit)
+                self.sync_before_roll(flusher, t, commit, now_us)
                 self.write_inline(t, commit)
             t = t.next
         self.retire()
@@ -395,7 +395,7 @@ cdef class Log:
         cdef Job *job
         while t != NULL and flusher.has_room(3):            # header, records, the segment before
             if t.size > t.written:
-                self.sync_before_roll(flusher, t, commit)
+                self.sync_before_roll(flusher, t, commit, now_us)
                 if t.page != NULL:              # the header first, with its own offset
                     job = flusher.slot()
                     job.kind = JOB_WRITE
@@ -412,13 +412,15 @@ cdef class Log:
                 job.iov[0].iov_len = t.size - t.written
                 job.offset = t.offset + t.written
                 job.owner = t
+                job.from_us = now_us
                 self.position(t, commit, &job.position)
                 t.flying = True
                 flusher.submit()
             t = t.next
         return 0
 
-    cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit) except -1:
+    cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit,
+                              uint64_t now_us) except -1:
         """MemFirst: before a new segment's first batch, the one before it is on its way to the disk."""
         cdef Position before = self.marks.written
         cdef Tail *earlier = self.oldest
@@ -436,6 +438,7 @@ cdef class Log:
         job = flusher.slot()
         job.kind = JOB_SYNC
         job.fd = s.fd
+        job.from_us = now_us
         job.position = before
         flusher.submit()
         return 0
@@ -458,6 +461,7 @@ cdef class Log:
         job.late = True
         job.fd = s.fd
         job.not_before_us = now_us if urgent else now_us + self.interval_us
+        job.from_us = now_us
         job.position = self.marks.written
         self.late = flusher.submit()
         return 0
@@ -482,7 +486,7 @@ cdef class Log:
         if job.kind & JOB_SYNC:
             if index > self.synced:
                 self.synced = index
-            self.unsynced_us = now_us if self.last > self.synced else 0
+            self.unsynced_us = job.from_us if self.last > self.synced else 0
         return 0
 
     cdef uint64_t durable(self, uint64_t now_us) noexcept:

@@ -64,8 +64,7 @@ cdef class Meta:
         if best < 0:
             raise CorruptionError(
                 f"{fsdecode(self.path)}: both copies of the hard state are damaged, so this node's "
-                "vote is lost; nothing was changed; restore the file from a backup, or remove the "
-                "directory and let the node join again empty")
+                "vote is lost; nothing was changed; restore the directory from a backup")
         self.state = slots[best]
         if faults[1 - best] or slots[1 - best].sequence != self.state.sequence:
             self.write(pages + best * PAGE, 1 - best)   # a save always begins with two good slots

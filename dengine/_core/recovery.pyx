@@ -1,7 +1,7 @@
 """Recovery of the log: what is accepted is what the disk returns after a sync.
 
-It decides which records live, which are a torn tail, and what is corruption (DESIGN: header and anchor,
-marks, recovery). It runs once, before the first message; it knows no consensus.
+It decides which records live, which are a torn tail, and what is corruption by headers,
+anchors and marks. It runs once, before the first message; it knows no consensus.
 """
 import re
 from os import fsdecode, fsencode

@@ -22,6 +22,7 @@ cdef class Task(Waiter):
     cdef Mailbox mailbox
     cdef object future
     cdef object want            # of a read: what is given for a missing key
+    cdef bint whole             # of a read: an Entry instead of the value
 
 
 cdef class Gate:
@@ -38,3 +39,5 @@ cdef class Gate:
     cdef int check(self) except -1
     cdef object begin(self, Task task, object timeout)
     cdef object write(self, uint8_t op, bytes command, object timeout)
+    cdef object read(self, bytes k, object default, bint whole, object consistency,
+                     object timeout)

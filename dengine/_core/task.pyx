@@ -11,6 +11,7 @@ from dengine._core.types cimport (CONFLICT, EVENTUAL, LEASE, LINEARIZABLE, MISSI
                                   OK, STOPPED, UNAVAILABLE, UNKNOWN, Item, likely, unlikely)
 
 
+from dengine._core.types import Entry
 from dengine.errors import (ClosedError, ConflictError, NotProposedError, OutcomeUnknownError,
                             UnavailableError)
 
@@ -72,6 +73,12 @@ def resolve(list futures, list values):
             future.set_result(value)
 
 
+cdef object given(const Item *item, object want, bint whole, uint64_t revision):
+    if item == NULL:
+        return want
+    return Entry(value_of(item), item.mod_revision, revision) if whole else value_of(item)
+
+
 cdef class Mailbox:
     def __init__(self, Turn turn, loop, bint direct):
         self.turn = turn
@@ -92,7 +99,7 @@ cdef class Task(Waiter):
         if status > MISSING:
             value = Failure(failure(status, revision, self.mailbox.turn.failed))
         elif self.op == GET:
-            value = self.want if item == NULL else value_of(item)
+            value = given(item, self.want, self.whole, revision)
         elif self.op == DELETE or self.op == DELETE_IF:
             value = status == OK
         else:
@@ -205,13 +212,20 @@ cdef class Gate:
         return self.write(DELETE_IF, encode_delete_if(text(key), IS_REVISION, if_revision),
                           timeout)
 
+    def entry(self, key, *, consistency=None, timeout=None):
+        """Like `get`; a future of an Entry(value, mod_revision, revision), or of None."""
+        return self.read(text(key), None, True, consistency, timeout)
+
     def get(self, key, default=None, *, consistency=None, timeout=None):
         """A future of the value of `key` as bytes, or of `default`.
 
         consistency: "linearizable", "lease" or "eventual"; by default the configured policy. Raises
         UnavailableError, ClosedError.
         """
-        cdef bytes k = text(key)
+        return self.read(text(key), default, False, consistency, timeout)
+
+    cdef object read(self, bytes k, object default, bint whole, object consistency,
+                     object timeout):
         cdef uint8_t policy = self.policy
         cdef const Item *item
         cdef Task task
@@ -221,7 +235,7 @@ cdef class Gate:
             policy = POLICIES[consistency]
         self.check()
         item = self.turn.kv.get(PyBytes_AS_STRING(k), <uint32_t>PyBytes_GET_SIZE(k))
-        value = default if item == NULL else value_of(item)
+        value = given(item, default, whole, self.turn.kv.revision)
         if self.turn.may_read(policy):          # the clock is read after the value was copied
             future = get_running_loop().create_future()
             future.set_result(value)
@@ -231,6 +245,7 @@ cdef class Gate:
         task.policy = policy
         task.key = k
         task.want = default
+        task.whole = whole
         return self.begin(task, timeout)
 
     def get_eventual(self, key, default=None):

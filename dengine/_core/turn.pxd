@@ -64,7 +64,10 @@ cdef class Turn:
     cdef list inbox                         # of Waiters, appended to by any thread
     cdef list backlog                       # writes that wait for a leader, a session or room
     cdef size_t backlog_at
-    cdef readonly size_t backlog_limit
+    cdef readonly size_t backlog_bytes      # of its commands
+    cdef readonly size_t waiting_writes     # limits: of the backlog, its bytes, and waiting reads
+    cdef readonly size_t waiting_bytes
+    cdef readonly size_t waiting_reads
     cdef uint64_t register_due_us
     cdef uint64_t ask_again_us              # the leader refused: it is not asked before
     cdef uint64_t expire_due_us

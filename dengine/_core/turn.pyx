@@ -158,6 +158,7 @@ cdef class Turn:
             self.reads.expire(now_us, UNAVAILABLE, self.results)
         for i in range(self.backlog_at, <size_t>len(self.backlog)):
             if (<Waiter>self.backlog[i]).deadline_us <= now_us:
+                self.backlog_bytes -= PyBytes_GET_SIZE((<Waiter>self.backlog[i]).command)
                 self.results.add_waiter(<Waiter>self.backlog[i], NOT_PROPOSED)
             else:
                 self.backlog[self.backlog_at + kept] = self.backlog[i]
@@ -173,8 +174,10 @@ cdef class Turn:
             self.inbox = []
             for waiter in inbox:
                 if waiter.op != GET:
-                    if <size_t>len(self.backlog) - self.backlog_at < self.backlog_limit:
+                    if (<size_t>len(self.backlog) - self.backlog_at < self.waiting_writes
+                            and self.backlog_bytes < self.waiting_bytes):
                         self.backlog.append(waiter)
+                        self.backlog_bytes += PyBytes_GET_SIZE(waiter.command)
                     else:
                         self.results.add_waiter(waiter, NOT_PROPOSED)
                 elif self.may_read(waiter.policy):
@@ -183,7 +186,7 @@ cdef class Turn:
                     Py_INCREF(waiter)
                     self.results.add(<PyObject *>waiter, MISSING if item == NULL else OK,
                                      self.kv.revision, item)
-                elif self.reads.waiting < self.backlog_limit:
+                elif self.reads.waiting < self.waiting_reads:
                     self.reads.add(waiter)
                 else:
                     self.results.add_waiter(waiter, UNAVAILABLE)
@@ -203,6 +206,7 @@ cdef class Turn:
             self.results.add_waiter(waiter, status)
         self.backlog = []
         self.backlog_at = 0
+        self.backlog_bytes = 0
         self.inbox = []
         self.session.expire(FOREVER, UNKNOWN, self.results)
         return self.reads.expire(FOREVER, status, self.results)
@@ -284,6 +288,7 @@ cdef class Turn:
         return 0
 
     cdef int propose(self, Waiter waiter) except -1:
+        self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
         self.session.assign(waiter)
         self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
                         PyBytes_GET_SIZE(waiter.command))
@@ -300,6 +305,7 @@ cdef class Turn:
         box.put_u32(0)
         while self.backlog_at < n and self.session.has_room() and size < FRAME_ENTRIES:
             waiter = <Waiter>self.backlog[self.backlog_at]
+            self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
             self.session.assign(waiter)
             box.put_u32(<uint32_t>PyBytes_GET_SIZE(waiter.command))
             box.put(PyBytes_AS_STRING(waiter.command), PyBytes_GET_SIZE(waiter.command))

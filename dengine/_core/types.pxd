@@ -133,6 +133,7 @@ ctypedef struct Job:
     const char *to
     const char *directory
     uint64_t not_before_us
+    uint64_t from_us            # SYNC: what it does not cover was written after this time; out when late
     uint64_t took_us            # out: time in the sync
     Position position           # SYNC: what it covers; out when late
     void *state                 # flush.Marks of the log

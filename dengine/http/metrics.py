@@ -65,7 +65,11 @@ class Metrics(Collector):
         counters = status["counters"]
         assert isinstance(counters, dict)
         for name, value in counters.items():
-            yield CounterMetricFamily(f"dengine_{name}", f"{name} since the start", value=value)
+            if name.startswith("longest") or name.endswith(("in_flight", "waiting")):
+                yield GaugeMetricFamily(f"dengine_{name}", f"{name} now or since the start",
+                                        value=value)
+            else:
+                yield CounterMetricFamily(f"dengine_{name}", f"{name} since the start", value=value)
         requests = CounterMetricFamily(
             "dengine_http_requests", "answers", labels=["route", "status", "code"])
         for (route, code, word), count in self.http.requests().items():

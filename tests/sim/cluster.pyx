@@ -157,7 +157,8 @@ cdef class Cluster:
             members=[(i + 1, b"node:%d" % (i + 1)) for i in range(nodes)], cluster=7 + seed,
             cluster_named=True, strategy=strategy, threshold=100, interval_us=20_000,
             max_unflushed_us=200_000, segment_bytes=64 << 20, promise_ms=600, timeout_ms=1200,
-            heartbeat_ms=100, lease_ms=500, waiting=10_000)
+            heartbeat_ms=100, lease_ms=500, waiting_writes=10_000,
+            waiting_reads=10_000, waiting_bytes=1 << 30)
         fields.update(options)
         for i in range(nodes):
             self.nodes.append(self.new_node(i, str(path), fields))
