@@ -3,7 +3,7 @@
 It decides when a job runs and what a mark says. It knows files and offsets; it knows no entries.
 """
 from libc.errno cimport EIO
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
@@ -285,7 +285,8 @@ cdef bint await_work(Ring *r, uint64_t done) noexcept nogil:
             going = False
         elif r.idle_us and r.marks.fresh and r.marks.fd >= 0:
             until(&deadline, r.idle_us)
-            if pthread_cond_timedwait(&r.work, &r.lock, &deadline) and load_acquire(&r.head) == done:
+            if (pthread_cond_timedwait(&r.work, &r.lock, &deadline)
+                    and load_acquire(&r.head) == done):
                 pthread_mutex_unlock(&r.lock)
                 brush_up(r)
                 pthread_mutex_lock(&r.lock)

@@ -1,7 +1,7 @@
 """Segments and their tail: where records lie, and which of them are written and synced.
 
-The turn appends and calls `write` once per batch. In MemFirst the turn writes (a large batch goes to
-the flusher), in DiskFirst the flusher writes and syncs. See log.pxd; recovery is recovery.pyx.
+The turn appends and calls `write` once per batch. In MemFirst the turn writes (a large batch goes
+to the flusher), in DiskFirst the flusher writes and syncs. See log.pxd; recovery is recovery.pyx.
 """
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset, strerror
@@ -206,7 +206,7 @@ cdef class Log:
         return 0
 
     cdef int roll(self, size_t size) except -1:
-        """The next segment, anchored at the last entry; its header is written with its first batch."""
+        """The next segment, anchored at the last entry; its header goes with its first batch."""
         cdef Segment *s
         cdef Job job
         if self.preparing != NULL:
@@ -285,7 +285,7 @@ cdef class Log:
 
     # -------------------------------------------------------------------------------------- cut
     cdef int cut(self, uint64_t to) except -1:
-        """Entries above `to` are dead. Nothing readable is overwritten: the next goes to a new segment."""
+        """Entries above `to` are dead; nothing readable is overwritten: a new segment is opened."""
         cdef uint32_t crc = self.crc_at(to)
         cdef uint64_t term = self.term_of(to)
         cdef Segment *s
@@ -421,7 +421,7 @@ cdef class Log:
 
     cdef int sync_before_roll(self, Worker flusher, Tail *t, uint64_t commit,
                               uint64_t now_us) except -1:
-        """MemFirst: before a new segment's first batch, the one before it is on its way to the disk."""
+        """MemFirst: a new segment's first batch follows a sync of the segment before it."""
         cdef Position before = self.marks.written
         cdef Tail *earlier = self.oldest
         cdef Segment *s
@@ -444,7 +444,7 @@ cdef class Log:
         return 0
 
     cdef int ask_sync(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1:
-        """MemFirst: while something is not synced, a sync that has not started yet is always queued."""
+        """MemFirst: while something is not synced, a sync that has not started is queued."""
         cdef bint urgent = (self.noop > self.synced or self.interval_us == 0
                             or self.written - self.synced >= self.threshold)
         cdef Job *job
@@ -510,7 +510,7 @@ cdef class Log:
         to.commit = min(commit, t.last)
 
     cdef void retire(self) noexcept:
-        """Drops the tails before the newest that is wholly in the file; that one still serves reads."""
+        """Drops the tails before the newest that is wholly in the file; that one serves reads."""
         cdef Tail *t
         while (self.oldest.next != NULL and self.oldest.written == self.oldest.size
                and not self.oldest.flying and not self.oldest.next.flying
@@ -564,7 +564,7 @@ cdef class Log:
         return 0
 
     cdef int await_prepared(self) except -1:
-        """A stall: the log outran the preparer. Its thread needs no GIL, so waiting here is safe."""
+        """A stall: the log outran the preparer. Its thread needs no GIL: waiting here is safe."""
         if not self.preparer.started:
             self.preparer.run_inline()
         while not self.preparer.has_finished(self.preparing_until):

@@ -59,8 +59,8 @@ cdef class Meta:
                 best = i
         for i in range(2):
             if faults[i] == 2 and (best < 0 or slots[i].sequence > slots[best].sequence):
-                raise FormatError(f"{fsdecode(self.path)} is of a newer format: nothing was changed; "
-                                  "use the dengine version that wrote it, or a later one")
+                raise FormatError(f"{fsdecode(self.path)} is of a newer format: nothing was "
+                                  "changed; use the dengine version that wrote it, or a later one")
         if best < 0:
             raise CorruptionError(
                 f"{fsdecode(self.path)}: both copies of the hard state are damaged, so this node's "

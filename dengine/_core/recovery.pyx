@@ -112,7 +112,7 @@ cdef class Scan:
         return 0
 
     cdef set dead(self, list opened):
-        """Epochs of which a newer, proven anchor leaves nothing: whatever stands in them is not read."""
+        """Epochs of which a newer, proven anchor leaves nothing: they are not read."""
         cdef SegmentHeader h
         cdef uint64_t lowest = <uint64_t>-1
         cdef set dead = set()
@@ -159,10 +159,11 @@ cdef class Scan:
         if fault == 0 and h.size != <uint64_t>size:
             fault = 2
         if fault or not self.reaches(&h):
-            # A blank one of a lower epoch is a prepared file that was passed over: the next anchor tells.
+            # A blank one of a lower epoch was prepared and passed over: the next anchor tells.
             if proven and (fault != 1 or epoch == self.found.mark.epoch):
                 raise CorruptionError(
-                    f"{self.name(epoch)}: its header {'is damaged' if fault else 'does not continue the log'}"
+                    f"{self.name(epoch)}: its header "
+                    f"{'is damaged' if fault else 'does not continue the log'}"
                     f", but a completed sync proves entries up to {self.found.mark.index}; nothing "
                     "was changed; restore the directory from a backup")
             if fault != 1:
@@ -247,7 +248,8 @@ cdef class Scan:
             raise CorruptionError(
                 f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
                 f"{FAULTS.get(fault, 'is missing')}, but a completed sync proves entries up to "
-                f"{self.found.mark.index}; nothing was changed; restore the directory from a backup")
+                f"{self.found.mark.index}; nothing was changed; restore the directory from a "
+                "backup")
         if fault != RECORD_END:
             self.found.notes.append(f"{segment_name(s.epoch)}, offset {s.end}: a torn tail after "
                                     f"entry {self.log.last} is cut: it {FAULTS[fault]}")
