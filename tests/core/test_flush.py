@@ -120,6 +120,19 @@ def test_after_a_failure_no_mark_is_written(call: str) -> None:
     assert LogBench(disk, segment_bytes=SEGMENT).last >= 1
 
 
+def test_a_failed_sync_is_never_tried_again() -> None:
+    disk, log = on_disk()
+    batch(log)
+    log.run()
+    log.reap()
+    batch(log)
+    disk.fail("write", 1, errno.EIO)
+    log.run()
+    syncs, writes = disk.calls("sync"), disk.calls("write")
+    assert log.refresh() == 0                   # though the first sync stands in no mark yet
+    assert (disk.calls("sync"), disk.calls("write")) == (syncs, writes)
+
+
 # ------------------------------------------------------------------------------- the thread
 def test_the_thread_syncs_what_is_written(tmp_path: Path) -> None:
     log = in_files(tmp_path)

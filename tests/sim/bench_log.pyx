@@ -1,4 +1,4 @@
-"""The log, its flusher and its recovery, and the hard state, as the turn drives them: one step at a time.
+"""The log with flusher and recovery, and the hard state, as the turn drives them: step by step.
 
 On a Disk, or on the real kernel (disk None). The workers have no thread until `start`.
 """

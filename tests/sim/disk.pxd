@@ -1,8 +1,9 @@
-# A disk behind the border Io: files in memory in two tiers, page cache and platter, with faults from a seed.
+# A disk behind the border Io: files in memory, as cache and as platter, with faults from a seed.
 #
-# A write changes the cache, a sync copies it to the platter. A name is created, moved or removed in the cache too,
-# and on the platter once its directory is synced. A power cut keeps or loses each unsynced sector and each
-# unsynced change of a name independently. No call here runs Python, takes the GIL or reads a clock.
+# A write changes the cache, a sync copies it to the platter. A name is created, moved or removed in
+# the cache too, and on the platter once its directory is synced. A power cut keeps or loses each
+# unsynced sector and each unsynced change of a name independently. No call here runs Python, takes
+# the GIL or reads a clock.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from dengine._core.types cimport Io
@@ -18,7 +19,7 @@ cdef enum:
 cdef enum SectorState:
     CLEAN = 0                   # cache and platter agree
     DIRTY = 1                   # written, not synced
-    LIE = 2                     # a sync of it failed: the kernel calls it clean, the platter has the old bytes
+    LIE = 2                     # a sync of it failed: called clean, the platter has the old bytes
 
 cdef enum Call:
     CALL_OPEN = 0
@@ -37,7 +38,7 @@ cdef enum Call:
 
 ctypedef struct File:
     bint used
-    char *cache                 # `capacity` bytes, never moved while the file lives: maps point into it
+    char *cache                 # `capacity` bytes, never moved: maps point into it
     char *platter
     uint8_t *sectors            # SectorState of each
     uint64_t size               # bytes, in the cache

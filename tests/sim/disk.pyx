@@ -223,7 +223,7 @@ cdef int64_t do_pread(void *ctx, int fd, void *to, size_t n, int64_t offset) noe
 
 
 cdef int do_fdatasync(void *ctx, int fd) noexcept nogil:
-    """All of the file; where it fails, what did not reach the platter is called clean all the same."""
+    """All of the file; where it fails, what did not reach the platter is called clean as well."""
     cdef State *d = <State *>ctx
     cdef File *f = file_at(d, fd)
     cdef int error = struck(d, CALL_SYNC)
@@ -374,20 +374,10 @@ cdef class Disk:
         self.state.now_us = 1000000
         for i in range(HANDLES):
             self.state.handles[i].file = -1
-        self.io.ctx = self.state
-        self.io.open = do_open
-        self.io.close = do_close
-        self.io.pwritev = do_pwritev
-        self.io.pread = do_pread
-        self.io.fdatasync = do_fdatasync
-        self.io.rename = do_rename
-        self.io.unlink = do_unlink
-        self.io.sync_dir = do_sync_dir
-        self.io.size = do_size
-        self.io.drop = do_drop
-        self.io.map = do_map
-        self.io.unmap = do_unmap
-        self.io.now_us = do_now_us
+        self.io = Io(
+            ctx=self.state, open=do_open, close=do_close, pwritev=do_pwritev, pread=do_pread,
+            fdatasync=do_fdatasync, rename=do_rename, unlink=do_unlink, sync_dir=do_sync_dir,
+            size=do_size, drop=do_drop, map=do_map, unmap=do_unmap, now_us=do_now_us)
 
     def __dealloc__(self):
         cdef int i
@@ -407,16 +397,8 @@ cdef class Disk:
         """Each unsynced sector and each unsynced change of a name is kept or lost."""
         cut_power(self.state)
 
-    def fail(self, str call, int nth, int error):
+    def fail(self, str call, int nth, int error, uint64_t keep=0):
         """The nth call of this kind from now on (1: the next) fails with `error`."""
-        self.arm(call, nth, error, 0)
-
-    def shorten(self, int nth, uint64_t keep):
-        """The nth write from now on stops after `keep` bytes."""
-        self.arm("write", nth, 0, keep)
-
-    def arm(self, str call, int nth, int error, uint64_t keep):
-        """One fault more."""
         cdef State *d = self.state
         if d.fault_count == FAULTS:
             raise ValueError("too many faults at once")
@@ -426,6 +408,10 @@ cdef class Disk:
         fault.error = error
         fault.keep = keep
         d.fault_count += 1
+
+    def shorten(self, int nth, uint64_t keep):
+        """The nth write from now on stops after `keep` bytes."""
+        self.fail("write", nth, 0, keep)
 
     def calls(self, str call) -> int:
         """How many calls of this kind there were."""
@@ -438,15 +424,6 @@ cdef class Disk:
     @property
     def now_us(self) -> int:
         return self.state.now_us
-
-    @property
-    def sync_us(self) -> int:
-        """How long a sync takes."""
-        return self.state.sync_us
-
-    @sync_us.setter
-    def sync_us(self, uint64_t us):
-        self.state.sync_us = us
 
     @property
     def open_files(self) -> int:
@@ -503,20 +480,14 @@ cdef class Disk:
 
     def flip(self, str path, uint64_t bit):
         """One bit changes in cache and platter."""
-        cdef File *f = &self.state.files[self.file_of(path)]
-        f.cache[bit // 8] ^= <char>(1 << bit % 8)
-        f.platter[bit // 8] = f.cache[bit // 8]
+        self.write(path, bit // 8, bytes([self.read(path)[bit // 8] ^ 1 << bit % 8]))
 
     def truncate(self, str path, uint64_t size):
         """The file ends at `size`, in cache and platter."""
-        cdef File *f = &self.state.files[self.file_of(path)]
-        memset(f.cache + size, 0, self.state.capacity - size)
-        memset(f.platter + size, 0, self.state.capacity - size)
-        f.size = f.synced_size = size
+        self.put(path, self.read(path)[:size])
 
     def remove(self, str path):
         """The name goes, in cache and platter."""
-        self.file_of(path)
         cdef Name *name = name_of(self.state, path.encode())
         name.file = -1
         name.synced_file = -1
