@@ -638,15 +638,22 @@ cdef class Cluster:
         return best
 
     def settled(self):
-        """All clients are answered; all nodes live, one leads, all have applied all of its log."""
+        """All are connected and all clients answered; one leads, all have applied all of its log."""
         cdef SimNode node
+        cdef MemLink link
         cdef Turn top
         cdef int leader = self.leader()
         if leader < 0:
             return False
         for node in self.nodes:
-            if node.open:
+            if node.open or not node.alive:
                 return False
+            for link in node.links:
+                if link is None:
+                    if node.links.count(None) > 1:
+                        return False
+                elif link.broken or not link.up:
+                    return False
         top = (<SimNode>self.nodes[leader]).turn
         for node in self.nodes:
             if not node.alive or node.turn.machine.applied != top.log.last or not node.turn.session.ready:
