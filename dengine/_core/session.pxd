@@ -40,7 +40,7 @@ cdef class Session:
     cdef readonly uint64_t nonce
     cdef readonly uint64_t id
     cdef readonly bint ready                # writes may be proposed
-    cdef readonly uint64_t after            # entries up to this index are of an earlier process
+    cdef readonly uint64_t after            # alone: entries up to this index are of an earlier process
     cdef readonly uint64_t next             # next sequence
     cdef readonly uint64_t floor            # lowest sequence still waited for
     cdef readonly size_t bytes              # of commands in flight
