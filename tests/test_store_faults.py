@@ -265,16 +265,21 @@ def test_a_fork_is_told_and_its_parent_goes_on(store: Store, directory: Path) ->
 
 def test_a_fork_does_not_keep_the_directory(directory: Path) -> None:
     store = dengine.open(directory)
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(writer, b"!")
         signal.pause()
         os._exit(0)
     try:
+        os.read(reader, 1)                      # it runs: what it shared is closed
         store.close()
         dengine.open(directory).close()
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
 
 
 def test_fork_in_the_middle_of_writes(store: Store) -> None:
