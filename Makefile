@@ -46,7 +46,7 @@ test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=d
 lint: $(INSTALLED) ## ruff, cython-lint, mypy
 	$(RUN) -m ruff check .
 	PATH="$(CURDIR)/.venv/bin:$$PATH" cython-lint dengine tests
-	$(RUN) -m mypy dengine $(wildcard tests/wheel_check.py)
+	$(RUN) -m mypy dengine tests/typed_program.py tests/wheel_check.py
 
 bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(if $(wildcard benchmarks/test_*.py),$(RUN) -m pytest benchmarks --benchmark-enable)

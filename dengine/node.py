@@ -198,11 +198,10 @@ class Node:
             lost.clear()
             peer = Peer(self.turn, slot, self._event, self._up, self._gone)
             try:
-                async with asyncio.timeout(CONNECT_S):
-                    await self.loop.create_connection(lambda p=peer: p, host, port)
-                self._strangers.add(peer)
+                await self._connect(peer, host, port)
                 await lost.wait()
             except (OSError, TimeoutError) as error:
+                self._strangers.discard(peer)
                 log.debug("node %d at %s is not reached: %s", node, address, error)
             wait = low if peer.was_up else min(high, wait * 2)
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
@@ -211,6 +210,11 @@ class Node:
         """What the core noticed, once."""
         while self.turn.notes:
             log.warning("%s", self.turn.notes.pop(0))
+
+    async def _connect(self, peer: Peer, host: str, port: int) -> None:
+        self._strangers.add(peer)  # first: its handshake may be over before this goes on
+        async with asyncio.timeout(CONNECT_S):
+            await self.loop.create_connection(lambda: peer, host, port)
 
     def _up(self, peer: Peer, slot: int) -> None:
         """A handshake succeeded: the newer of two connections to one peer is kept."""

@@ -1,0 +1,29 @@
+"""Opens, watches and closes the core of one node."""
+import asyncio
+from typing import Any
+
+from dengine._core.turn import Turn
+
+def open_turn(directory: bytes, has_meta: bool, names: list[str], setup: object) -> Turn:
+    """The core of the node in `directory`, recovered; its workers are not started yet."""
+
+def start(turn: Turn, event_fd: int) -> None:
+    """Starts the flusher and the preparer; both tell `event_fd` (or -1: nobody)."""
+
+def close(turn: Turn) -> None:
+    """A clean stop: what was written is synced, the mark says so, every waiter is told."""
+
+def is_primary(turn: Turn) -> bool:
+    """Does this node lead under a valid lease, its no-op committed?"""
+
+def is_replica(turn: Turn) -> bool:
+    """Is this a voter that follows and heard its leader within the promise?"""
+
+def members(turn: Turn) -> list[tuple[int, bytes]]:
+    """(id, address) of every member, in the order of their slots."""
+
+def status(turn: Turn) -> dict[str, Any]:
+    """What `/health`, `/metrics` and `dengine status` show."""
+
+def attach(turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
+    """`loop`, which runs in the calling thread, runs the turn from now on."""

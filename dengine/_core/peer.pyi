@@ -1,0 +1,40 @@
+import asyncio
+import socket
+from collections.abc import Callable
+
+from dengine._core.turn import Turn
+
+class Peer(asyncio.Protocol):
+    """One connection to a peer; `slot` is the one that was dialled, or -1 for an accepted one."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        slot: int,
+        on_event: Callable[[Peer, str], None],
+        on_up: Callable[[Peer, int], None],
+        on_lost: Callable[[Peer], None],
+    ) -> None: ...
+    @property
+    def slot(self) -> int:
+        """Of the peer; -1: not known before its hello."""
+    @property
+    def dialled(self) -> bool: ...
+    @property
+    def up(self) -> bool:
+        """After the handshake."""
+    @property
+    def was_up(self) -> bool:
+        """Did the handshake succeed?"""
+    @property
+    def opened_us(self) -> int: ...
+    def abort(self) -> None:
+        """Closes at once, without a word."""
+    def give_up(self) -> None:
+        """A newer connection to the same peer replaces this one: the core hears of it first."""
+    def socket(self) -> socket.socket | None:
+        """The socket, or None."""
+    def address(self) -> str:
+        """Where the other side is, as text."""
+    def look(self, ping_us: int, silent_us: int) -> None:
+        """By the node's timer: a silent connection is given up, an idle one says something."""
