@@ -1,7 +1,7 @@
 """No Python in the hot functions: the annotation of Cython, function by function.
 
-A line that touches Python is allowed where it is the way out of an error: the signature (traceback),
-a raise.
+A line that touches Python is allowed where it is the way out of an error: a raise, and the
+signature, which adds to a traceback.
 """
 import html
 import re
@@ -28,8 +28,8 @@ HOT = {
     "tree": ["tree_insert", "tree_remove", "tree_seek", "tree_next"],
     "flush": ["run", "publish", "read_written"],
 }
-LINE = re.compile(r'<pre class="cython line score-(\d+)".*?<span class="">\s*(\d+)</span>: (.*?)</pre>',
-                  re.S)
+LINE = re.compile(
+    r'<pre class="cython line score-(\d+)".*?<span class="">\s*(\d+)</span>: (.*?)</pre>', re.S)
 
 
 def annotated(module: str, folder: Path) -> dict[int, tuple[int, str]]:
