@@ -74,9 +74,13 @@ def loads(text: str, name: str, overrides: Mapping[str, object] = {},
 
 def single(directory: str | Path, *, strategy: Strategy = "DiskFirst",
            flush_policy: object = None, overrides: Mapping[str, object] = {}) -> Config:
-    """One embedded node in `directory`. MemFirst without a policy is synced every 20 ms."""
+    """One embedded node in `directory`. MemFirst without a policy is synced every 20 ms.
+
+    A lower threshold than 10,000 would keep a lone writer syncing without a pause, and its writes
+    wait for the pages under a sync: 3.0 instead of 1.8 us a put, measured with 100.
+    """
     if flush_policy is None and strategy == "MemFirst":
-        flush_policy = {"Batch": {"threshold": 100, "interval_ms": 20}}
+        flush_policy = {"Batch": {"threshold": 10_000, "interval_ms": 20}}
     table = {"cluster": {"node_id": 1, "db_root_dir": str(directory),
                          "initial_cluster": [{"id": 1, "address": "127.0.0.1:9081"}]}}
     given = {"raft.persistence.strategy": strategy, FLUSH: flush_policy}
