@@ -122,6 +122,14 @@ def test_what_a_start_read_is_on_the_platter(seed: int) -> None:
     assert vote_of(disk) == found
 
 
+def test_a_failed_sync_refuses_the_start() -> None:
+    """The kernel tells it once: what it kept in the cache is not believed."""
+    disk, _ = made()
+    disk.fail("sync", 1, errno.EIO)
+    with pytest.raises(StorageError, match="could not be synced"):
+        MetaBench(disk)
+
+
 def test_a_failed_save_is_reported() -> None:
     for call, error in [("write", errno.ENOSPC), ("sync", errno.EIO)]:
         disk, meta = made()

@@ -302,6 +302,21 @@ def test_an_anchor_must_be_the_chains_entry() -> None:
         assert recovered(loaded({**files, name(2): bytes(data)})) is None
 
 
+def test_an_anchor_of_another_history_cuts_nothing() -> None:
+    """Equal index and term, other crc: the segment was never synced, so it is left out."""
+    files, records = small(1)
+    used = HEADER.unpack_from(files[name(1)])
+    for crc, expected in [(crc_of(records[0]), 1), (crc_of(records[0]) ^ 1, len(records))]:
+        record = encode_record(2, 2, COMMAND, b"of another history", crc)
+        header = bytearray(HEADER.pack(*used[:6], 2, 1, 1, crc, 0))
+        struct.pack_into("<I", header, 12, checksum(bytes(header[16:])))
+        disk = loaded(files)
+        disk.put(name(2), (header.ljust(DATA, b"\0") + record).ljust(used[3], b"\0"))
+        log = LogBench(disk, segment_bytes=SEGMENT)
+        assert log.records()[:expected] == records[:expected]
+        assert (log.records()[1] == record) == (expected == 1)
+
+
 def test_a_cut_of_the_first_configuration_is_no_corruption() -> None:
     disk = Disk(1, 2 * SEGMENT)
     log = LogBench(disk, segment_bytes=SEGMENT)
