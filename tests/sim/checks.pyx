@@ -177,8 +177,10 @@ cdef class Checks:
             return 0
         if f.term > self.term[node]:
             raise Violation(f"node {node + 1} speaks in term {f.term}, saved {self.term[node]}")
-        if f.kind == FRAME_VOTED and f.flags & GRANTED and (
-                self.votes.get((f.term, node)) != to + 1):
+        voted = f.kind == FRAME_VOTED and f.flags & GRANTED
+        if voted and self.term[node] > f.term:  # it can vote in that term no more: as good as saved
+            self.votes.setdefault((f.term, node), to + 1)
+        if voted and self.votes.get((f.term, node)) != to + 1:
             raise Violation(f"node {node + 1} votes for {to + 1} in term {f.term} before that is "
                             "saved")
         if f.kind == FRAME_DURABLE:

@@ -1,0 +1,275 @@
+"""Whole cores in one process: random load and faults from a seed, then peace; every rule checked after each step.
+
+A seed that fails is run again with tests.sim.scenario.replay(seed).
+"""
+from __future__ import annotations
+
+import pytest
+
+from tests.sim import history, scenario
+from tests.sim.cluster import Cluster
+
+MS = 1000
+SECOND = 1_000_000
+LINEARIZABLE, LEASE, EVENTUAL = 0, 1, 2
+POLICIES = (LINEARIZABLE, LEASE, EVENTUAL)
+STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
+
+# Each failed once. 7, 20, 26: records read from a file before they were written to it. 17, 25: a turn
+# without end after stepping down. 204, 315, 467: writes below the log's end at the start were not answered.
+FOUND = (7, 17, 20, 25, 26, 204, 315, 467)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_seeds_that_found_something(seed):
+    scenario.run(seed)
+
+
+@pytest.mark.parametrize("nodes", [1, 3, 5])
+@STRATEGIES
+def test_random_runs(nodes, strategy):
+    base = 10_000 + 1000 * nodes + 100 * strategy
+    for seed in range(base, base + (12 if nodes == 3 else 6)):
+        scenario.run(seed, nodes=nodes, strategy=strategy, seconds=4)
+
+
+def test_equal_seeds_are_equal_runs():
+    first, second = (scenario.run(99, nodes=3, seconds=3) for _ in range(2))
+    assert first.cluster.digest == second.cluster.digest
+    assert first.cluster.steps == second.cluster.steps
+    assert scenario.run(98, nodes=3, seconds=3).cluster.digest != first.cluster.digest
+
+
+# --------------------------------------------------------------------------------- named scenarios
+@pytest.fixture
+def make(tmp_path):
+    """Builds a cluster, started and settled; closes it after the test."""
+    made = []
+
+    def build(nodes=3, *, strategy=0, seed=1, settle=True, **options):
+        cluster = Cluster(seed, tmp_path / str(len(made)), nodes=nodes, strategy=strategy, **options)
+        made.append(cluster)
+        if settle:
+            cluster.start()
+            assert cluster.run_until(cluster.settled, 5 * SECOND)
+        return cluster
+
+    yield build
+    for cluster in made:
+        cluster.close()
+
+
+def done(cluster, *clients, within_us=10 * SECOND):
+    """Runs until these are answered; their statuses."""
+    assert cluster.run_until(lambda: all(c.status >= 0 for c in clients), within_us), clients
+    return [c.status for c in clients]
+
+
+def followers(cluster):
+    leader = cluster.leader()
+    return [i for i in range(len(cluster.nodes)) if i != leader]
+
+
+def primary(cluster):
+    return [i for i, s in enumerate(cluster.states()) if s and s["role"] == "leader" and s["lease_ms"]]
+
+
+@STRATEGIES
+def test_every_node_takes_writes_and_reads(make, strategy):
+    c = make(strategy=strategy)
+    puts = [c.put(i, b"k%d" % i, b"v%d" % i) for i in range(3)]
+    assert done(c, *puts) == [0, 0, 0]
+    reads = [c.get(i, b"k%d" % j, p) for i in range(3) for j in range(3) for p in (LINEARIZABLE, LEASE)]
+    done(c, *reads)
+    assert [r.value for r in reads] == [b"v%d" % j for _ in range(3) for j in range(3) for _ in (0, 1)]
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_cluster_is_formed_by_all_of_its_first_voters_only(make, missing):
+    c = make(settle=False)
+    c.start([i for i in range(3) if i != missing])
+    c.run_for(10 * SECOND)
+    assert c.leader() == -1
+    assert c.checks.elections == 0
+    c.boot(missing)
+    assert c.run_until(c.settled, 3 * SECOND)
+
+
+@STRATEGIES
+def test_a_formed_cluster_starts_with_a_majority(make, strategy):
+    c = make(strategy=strategy)
+    write = c.put(0, b"k", b"v")
+    done(c, write)
+    for i in range(3):
+        c.kill(i)
+    c.boot(1)
+    c.boot(2)
+    read = c.get(1, b"k", LINEARIZABLE)
+    assert done(c, read) == [0]
+    assert read.value == b"v"
+
+
+def test_a_leader_that_is_killed_is_replaced_within_two_seconds(make):
+    for seed in range(8):
+        c = make(seed=seed)
+        c.kill(c.leader())
+        began = c.now_us
+        write = c.put(next(i for i in range(3) if c.nodes[i].alive), b"k", b"v")
+        assert done(c, write) == [0]
+        assert c.now_us - began < 2 * SECOND
+
+
+def test_no_leader_no_answer_but_an_eventual_one(make):
+    c = make()
+    one = followers(c)[0]
+    for i in range(3):
+        if i != one:
+            c.kill(i)
+    c.run_for(2 * SECOND)
+    write = c.put(one, b"k", b"v", 1 * SECOND)
+    reads = [c.get(one, b"k", policy, 1 * SECOND) for policy in POLICIES]
+    assert done(c, write, *reads) == [3, 5, 5, 1]
+    assert c.now_us < 10 * SECOND
+
+
+def test_a_partitioned_leader_is_primary_no_longer_than_its_lease(make):
+    c = make()
+    old = c.leader()
+    for i in followers(c):
+        c.cut(old, i)
+    c.run_for(520 * MS)
+    assert primary(c) == []
+    assert c.run_until(lambda: primary(c) not in ([], [old]), 2 * SECOND)
+    stale = c.get(old, b"k", LEASE, 300 * MS)
+    assert done(c, stale) == [5]
+
+
+def test_a_node_without_the_leader_s_connection_disturbs_nobody(make):
+    c = make()
+    leader, (lost, _) = c.leader(), followers(c)
+    c.cut(leader, lost)
+    c.run_for(10 * SECOND)
+    assert c.leader() == leader
+    assert {s["term"] for s in c.states()} == {1}
+    c.heal()
+    assert c.run_until(c.settled, 3 * SECOND)
+
+
+def test_a_rejoining_node_disturbs_nobody(make):
+    c = make()
+    leader, (lost, other) = c.leader(), followers(c)
+    c.cut(leader, lost)
+    c.cut(other, lost)
+    c.run_for(20 * SECOND)
+    c.heal()
+    assert c.run_until(c.settled, 3 * SECOND)
+    assert c.leader() == leader
+    assert {s["term"] for s in c.states()} == {1}
+
+
+def test_a_pause_does_not_end_in_an_election(make):
+    """Longer than half the election timeout: what lay in the socket is read before the clock is looked at."""
+    for seed in range(10):
+        c = make(seed=seed)
+        slow = followers(c)[0]
+        for _ in range(3):
+            c.pause(slow, 3 * SECOND)
+            c.run_for(3500 * MS)
+        assert {s["term"] for s in c.states()} == {1}
+        assert c.states()[slow]["counters"]["elections"] <= 1
+
+
+def test_a_node_with_a_stalled_disk_hands_over_by_stepping_down(make):
+    c = make()
+    slow = c.leader()
+    c.stall(slow, 20 * SECOND)
+    c.put(slow, b"k", b"v")
+    assert c.run_until(lambda: c.leader() not in (-1, slow), 5 * SECOND)
+    write = c.put(c.leader(), b"k2", b"v2")
+    assert done(c, write) == [0]
+
+
+def test_a_stalled_disk_stops_no_node(make):
+    """Terms rise for a minute while nothing can be saved: the hard state waits, the ring does not overflow."""
+    c = make(nodes=5)
+    slow = followers(c)[0]
+    c.stall(slow, 60 * SECOND)
+    for _ in range(40):
+        leader = c.leader()
+        if leader >= 0:
+            c.kill(leader)
+            c.run_for(1400 * MS)
+            c.boot(leader)
+    c.run_for(30 * SECOND)
+    c.heal()
+    assert c.run_until(c.settled, 10 * SECOND)
+
+
+@STRATEGIES
+def test_a_node_that_missed_a_hundred_elections_catches_up(make, strategy):
+    c = make(strategy=strategy, segment_bytes=1 << 20)
+    late = followers(c)[0]
+    c.kill(late)
+    others = [i for i in range(3) if i != late]
+    for _ in range(100):
+        for i in others:
+            c.kill(i)
+        for i in others:
+            c.boot(i)
+        assert c.run_until(lambda: primary(c) != [], 20 * SECOND)
+    c.boot(late)
+    assert c.run_until(c.settled, 5 * SECOND)
+    assert c.states()[late]["term"] > 64
+
+
+@STRATEGIES
+def test_catching_up_from_old_segments(make, strategy):
+    """Entries that are in no map are read by the preparer."""
+    c = make(strategy=strategy, segment_bytes=1 << 20)
+    late = followers(c)[0]
+    c.kill(late)
+    for i in range(60):
+        done(c, c.put(c.leader(), b"k%d" % (i % 5), b"%d" % i + b"." * 200_000))
+    c.boot(late)
+    assert c.run_until(c.settled, 10 * SECOND)
+    history.check(c.commands(late), c.clients)
+
+
+@STRATEGIES
+def test_a_large_write_behind_a_thousand_small_ones(make, strategy):
+    c = make(strategy=strategy)
+    node = followers(c)[0]
+    puts = [c.put(node, b"k%d" % i, b"%d" % i + b"." * 1000) for i in range(1030)]
+    puts.append(c.put(node, b"large", b"x" * (1 << 20)))
+    assert set(done(c, *puts)) == {0}
+
+
+def test_a_single_node_reads_before_it_leads(make):
+    c = make(nodes=1, settle=False)
+    c.start()
+    reads = [c.get(0, b"k", policy) for policy in POLICIES]
+    assert done(c, *reads, within_us=SECOND) == [1, 1, 1]
+
+
+def test_a_leader_that_stepped_down_is_not_asked_in_a_loop(make):
+    c = make()
+    old, (one, _) = c.leader(), followers(c)
+    c.stall(old, 10 * SECOND)
+    done(c, c.put(old, b"k", b"v", 100 * MS))
+    c.run_until(lambda: c.states()[old]["role"] != "leader", 5 * SECOND)
+    before = c.frames
+    c.put(one, b"k1", b"v1")
+    c.get(one, b"k1", LINEARIZABLE)
+    c.run_for(300 * MS)
+    assert c.frames - before < 1000
+
+
+def test_a_follower_of_no_leader_runs_no_endless_turns(make):
+    c = make()
+    old = c.leader()
+    for i in followers(c):
+        c.cut(old, i)
+    c.run_for(3 * SECOND)
+    before = c.states()[old]["counters"]["turns"]
+    c.run_for(1 * SECOND)
+    assert c.states()[old]["counters"]["turns"] - before < 300
