@@ -99,8 +99,8 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.raft = Raft()
     open_raft(turn, found, setup, now)
     turn.kv = KV()
-    # Session 0 of a lone voter goes on over its starts; a cluster's are told apart by their ids, and
-    # new entries may have indexes that this log had at its start, before a cut.
+    # Session 0 of a lone voter goes on over its starts; a cluster's are told apart by their
+    # ids, and new entries may have indexes that this log had at its start, before a cut.
     turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,
                            turn.log.last if turn.alone else 0, turn.alone)
     turn.machine = Machine(turn.kv, turn.session)

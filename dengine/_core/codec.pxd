@@ -1,4 +1,5 @@
-# Entries and commands <-> bytes, with checked access. The bytes of a record are the same on disk and on the wire.
+# Entries and commands <-> bytes, with checked access. The bytes of a record are the same on disk
+# and on the wire.
 #
 # Record (little-endian, 8-byte aligned):
 #    0 u32 length    whole record without padding; 0: nothing more here
@@ -48,7 +49,8 @@ cdef packed struct Record:
     uint32_t raw_length
 
 ctypedef struct Reader:
-    # Bounds are checked by each take_*: after the first failure `bad` stays set and zeros are returned.
+    # Bounds are checked by each take_*: after the first failure `bad` stays set and zeros are
+    # returned.
     const uint8_t *at
     const uint8_t *end
     bint bad
@@ -160,7 +162,8 @@ cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
 cdef inline size_t padded(size_t n) noexcept nogil:
     return (n + 7) & ~<size_t>7
 
-# Why the n bytes at p do not begin with a valid record that continues (index - 1, term, crc); 0: they do.
+# Why the n bytes at p do not begin with a valid record that continues (index - 1, term, crc); 0:
+# they do.
 cdef enum RecordFault:
     RECORD_OK = 0
     RECORD_END = 1              # length 0
@@ -171,7 +174,8 @@ cdef enum RecordFault:
     RECORD_KIND = 6             # a kind, flag or field of a newer format
 
 cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term, uint32_t crc) noexcept nogil
-# Writes header, payload and padding at `to`; padded(RECORD_HEADER + n) bytes. Returns the record's crc.
+# Writes header, payload and padding at `to`; padded(RECORD_HEADER + n) bytes. Returns the record's
+# crc.
 cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
                             const char *payload, size_t n, uint32_t crc) noexcept nogil
 

@@ -1,8 +1,8 @@
 # What the worker threads run: one job at a time, in the order they were submitted, without the GIL.
 #
-# `run` does one job and knows nothing of threads: the simulator calls it itself. A Worker is a thread around
-# it and the ring that it shares with the turn. Two exist per node: the flusher (writes, syncs, hard state) and
-# the preparer (zeros for the next segment, reads of old ones).
+# `run` does one job and knows nothing of threads: the simulator calls it itself. A Worker is a
+# thread around it and the ring that it shares with the turn. Two exist per node: the flusher
+# (writes, syncs, hard state) and the preparer (zeros for the next segment, reads of old ones).
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from dengine._core.types cimport Io, Job, JOBS, Position, iovec
@@ -27,7 +27,8 @@ ctypedef struct Marks:
     Position done               # last completed sync
     int fd                      # of the segment that `done` lies in
     bint fresh                  # `done` stands in no mark yet
-    int failed                  # errno of the first write or sync that failed: nothing is tried after it
+    # errno of the first write or sync that failed: nothing is tried after it
+    int failed
     uint64_t sequence           # of the newest mark
     uint64_t syncs              # counters
     uint64_t sync_bytes
@@ -40,7 +41,8 @@ ctypedef struct Marks:
 cdef void publish(Marks *m, const Position *p) noexcept nogil               # the turn
 cdef void read_written(Marks *m, Position *to) noexcept nogil               # the flusher
 
-# Does one job; its outcome is in job.error. A mark is written before the sync, of the sync before it.
+# Does one job; its outcome is in job.error. A mark is written before the sync, of the sync before
+# it.
 cdef void run(Job *job, const Io *io) noexcept nogil
 # Every byte of up to 4 parts; 0 or an errno. A short write goes on where it stopped.
 cdef int write_all(const Io *io, int fd, const iovec *parts, int n, int64_t offset) noexcept nogil
@@ -77,8 +79,10 @@ cdef class Worker:
 
     cdef int open(self, const Io *io, Marks *marks, uint64_t idle_us) except -1
     cdef int start(self, str name, int event_fd) except -1
-    cdef int stop(self) except -1                       # finishes what was submitted, ends the thread
-    cdef Job *slot(self) except NULL                    # the next free one, zeroed; submit publishes it
+    # finishes what was submitted, ends the thread
+    cdef int stop(self) except -1
+    # the next free one, zeroed; submit publishes it
+    cdef Job *slot(self) except NULL
     cdef uint64_t submit(self) noexcept                 # the job's number, from 1
     # False: the job has not begun, so it will see what was published before this call.
     cdef bint has_started(self, uint64_t number) noexcept
@@ -88,7 +92,8 @@ cdef class Worker:
     cdef void hurry(self) noexcept
     cdef Job *take(self) noexcept                       # the oldest finished job, or NULL
     cdef void give_back(self) noexcept                  # after take: its slot is free
-    # Until job `number` has finished, or for_us went by: 0 or non-zero. Call it without the GIL where you can.
+    # Until job `number` has finished, or for_us went by: 0 or non-zero. Call it without the GIL
+    # where you can.
     cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil
     # The simulator, and a Worker that has no thread.
     cdef int run_one(self) except -1                    # 1: a job was run; 0: there is none

@@ -1,5 +1,5 @@
-# What a connection or a frame from a peer changes. Frames are stepped as they arrive; the turn that they schedule
-# sends the answers, so the bytes of a frame are never kept.
+# What a connection or a frame from a peer changes. Frames are stepped as they arrive; the turn that
+# they schedule sends the answers, so the bytes of a frame are never kept.
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport Link
 from dengine._core.wire cimport Frame, Hello

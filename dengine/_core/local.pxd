@@ -1,5 +1,6 @@
-# The blocking store of one voter: no loop, no hand-over. The calling thread runs the turn; where a write must wait for
-# the disk it waits without the GIL, and one of the waiting threads at a time drives the turn for all.
+# The blocking store of one voter: no loop, no hand-over. The calling thread runs the turn; where a
+# write must wait for the disk it waits without the GIL, and one of the waiting threads at a time
+# drives the turn for all.
 from libc.stdint cimport uint64_t
 
 from dengine._core.turn cimport Turn

@@ -193,7 +193,8 @@ cdef class LocalStore:
                         self.driver = None
                     break
                 if self.driving == PyThread_get_thread_ident():
-                    self.drive(call)            # a signal handler that writes while this thread drives
+                    # a signal handler that writes while this thread drives
+                    self.drive(call)
                     break
                 self.waiting.append(call)
                 clock_gettime(CLOCK_REALTIME, &until)

@@ -1,9 +1,12 @@
-# The log: records in segments, encoded once, written with one pwritev per batch, read through a read-only map.
+# The log: records in segments, encoded once, written with one pwritev per batch, read through a
+# read-only map.
 #
-# log decides where a record lies and when its bytes count as written and as synced. It knows entries and files, not
-# roles or terms' meaning. It is used under the GIL by the turn; jobs for the flusher carry all they need.
+# log decides where a record lies and when its bytes count as written and as synced. It knows
+# entries and files, not roles or terms' meaning. It is used under the GIL by the turn; jobs for the
+# flusher carry all they need.
 #
-# Segment file log/<epoch, 16 hex digits>.seg: page 0 the header, pages 1 and 2 the marks, then records.
+# Segment file log/<epoch, 16 hex digits>.seg: page 0 the header, pages 1 and 2 the marks, then
+# records.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from dengine._core.flush cimport Marks, Worker
@@ -69,7 +72,8 @@ cdef class Log:
     cdef readonly uint64_t synced           # on disk up to here
     cdef readonly uint64_t noop             # newest no-op appended: counts only once synced
     cdef readonly uint64_t first_noop       # oldest one that may not be synced
-    cdef readonly uint64_t unsynced_us      # since when something written or submitted waits for a sync; 0
+    # since when something written or submitted waits for a sync; 0
+    cdef readonly uint64_t unsynced_us
     cdef readonly uint64_t stalls           # rolls that had to wait for prepared space
     cdef readonly uint64_t bytes_written
     cdef uint64_t segment_bytes             # largest size
@@ -106,19 +110,20 @@ cdef class Log:
 
     # Changes. All raise StorageError.
     cdef uint64_t append(self, uint64_t term, uint8_t kind, const char *payload, size_t n) except 0
-    cdef int append_record(self, const char *record) except -1     # checked; as it came from the leader
+    # checked; as it came from the leader
+    cdef int append_record(self, const char *record) except -1
     cdef int cut(self, uint64_t to) except -1
     # Brings what was appended to the file: inline, or as jobs. commit goes into the marks.
     cdef int write(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1
     cdef int finished(self, const Job *job, uint64_t now_us) except -1      # a job of the flusher's
-    cdef int plan(self) except -1                                           # the next segment in time
+    # the next segment in time
+    cdef int plan(self) except -1
     cdef int prepared_done(self, const Job *job) except -1
     # How far the own log counts for acknowledgements, by the durability table.
     cdef uint64_t durable(self, uint64_t now_us) noexcept
 
-    # Reads
-    # A contiguous piece in memory from `first`, up to `last` and about max_bytes, at least one record. Returns
-    # bytes, 0: not in memory. Valid until the next change.
+    # Reads: a contiguous piece in memory from `first`, up to `last` and about max_bytes, at
+    # least one record. Returns bytes, 0: not in memory. Valid until the next change.
     cdef size_t span(self, uint64_t first, uint64_t last, size_t max_bytes, const char **at,
                      uint64_t *count) noexcept
     # Where that piece lies in its file.
@@ -151,7 +156,8 @@ cdef class Log:
     cdef int check(self, int error, str what) except -1
     cdef int push(self, Segment *s) except -1
 
-# Pages of a segment <-> structs. header_decode: 0; 1: blank, never opened; 2: damaged; 3: a newer format.
+# Pages of a segment <-> structs. header_decode: 0; 1: blank, never opened; 2: damaged; 3: a newer
+# format.
 cdef void header_encode(char *page, const Segment *s, uint64_t cluster, uint64_t incarnation) noexcept
 cdef int header_decode(const char *page, SegmentHeader *out) noexcept
 

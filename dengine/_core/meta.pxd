@@ -1,8 +1,8 @@
 # Identity and hard state: who this node is, and what it may never forget.
 #
-# The file `meta` has two slots in separate blocks. A save writes slot 0, syncs (messages may now rely on it), writes
-# slot 1, syncs: at rest both are equal, so one bad slot is always covered. meta decides the bytes; the turn decides
-# when, and the flusher writes.
+# The file `meta` has two slots in separate blocks. A save writes slot 0, syncs (messages may now
+# rely on it), writes slot 1, syncs: at rest both are equal, so one bad slot is always covered. meta
+# decides the bytes; the turn decides when, and the flusher writes.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from dengine._core.types cimport Io, PAGE

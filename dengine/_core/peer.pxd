@@ -7,7 +7,8 @@ from dengine._core.wire cimport Frame
 
 cdef enum:
     HANDSHAKE_BYTES = 512       # a first frame longer than this is not ours
-    QUEUE_BYTES = 64 << 20      # unsent bytes of one connection: above, the peer does not read; it is closed
+    # unsent bytes of one connection: above, the peer does not read; it is closed
+    QUEUE_BYTES = 64 << 20
 
 
 cdef class Peer(Link):

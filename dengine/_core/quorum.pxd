@@ -1,5 +1,5 @@
-# Who votes, and what a quorum of them has. Every quorum of the node (commit, votes, reads, lease) is
-# taken from the newest configuration in the log; a joint one needs a majority of both halves.
+# Who votes, and what a quorum of them has. Every quorum of the node (commit, votes, reads, lease)
+# is taken from the newest configuration in the log; a joint one needs a majority of both halves.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.codec cimport Members

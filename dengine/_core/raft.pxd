@@ -1,8 +1,9 @@
 # Consensus as a function of its inputs: messages and time in, Ready out.
 #
-# raft knows indexes, terms, sizes, configurations and the time it is told; it knows no bytes of entries, no
-# clock, no I/O and no logging; randomness comes from the seed it is given. The same class runs in production
-# and in the simulator. Figures in brackets are sections of Ongaro's dissertation.
+# raft knows indexes, terms, sizes, configurations and the time it is told; it knows no bytes of
+# entries, no clock, no I/O and no logging; randomness comes from the seed it is given. The same
+# class runs in production and in the simulator. Figures in brackets are sections of Ongaro's
+# dissertation.
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from dengine._core.codec cimport Members
@@ -26,8 +27,10 @@ cdef enum MessageKind:          # the same numbers as on the wire
 cdef enum MessageFlags:
     PRE = 1                     # MSG_VOTE, MSG_VOTED: a pre-vote, changes no term [9.6]
     GRANTED = 2                 # MSG_VOTED
-    MARKED = 4                  # MSG_VOTED: the voter is in doubt (a later issue counts these apart)
-    REJECTED = 8                # MSG_HEARD: prev did not match; index, index_term say where to go on
+    # MSG_VOTED: the voter is in doubt (a later issue counts these apart)
+    MARKED = 4
+    # MSG_HEARD: prev did not match; index, index_term say where to go on
+    REJECTED = 8
     DIVERGED = 16               # MSG_HEARD: equal (index, term), other crc
 
 ctypedef struct Run:            # consecutive entries of one term
@@ -39,8 +42,10 @@ ctypedef struct Message:
     uint8_t flags
     uint64_t peer               # in: who sent it; out: whom it is for
     uint64_t term
-    uint64_t index              # VOTE: last index · APPEND: prev · HEARD: prev + count matched, or hint · DURABLE
-    uint64_t index_term         # VOTE: last term · APPEND: prev's · HEARD rejected: the conflicting term
+    # VOTE: last index · APPEND: prev · HEARD: prev + count matched, or hint · DURABLE
+    uint64_t index
+    # VOTE: last term · APPEND: prev's · HEARD rejected: the conflicting term
+    uint64_t index_term
     uint64_t count              # APPEND: entries after prev
     uint64_t size               # APPEND: bytes of the entries
     uint64_t commit             # APPEND: the leader's
@@ -53,7 +58,8 @@ ctypedef struct Progress:       # what the leader knows of one peer, by slot
     uint64_t next               # first index not sent yet
     uint64_t heard              # newest round it echoed
     uint64_t told               # commit index it was last sent
-    uint64_t want               # tell it at once when this index is committed; 0: with the next append
+    # tell it at once when this index is committed; 0: with the next append
+    uint64_t want
     uint64_t backoff            # rejections of older rounds than this are stale
     uint64_t bytes              # in flight
     uint64_t frame_last[WINDOW_FRAMES]
@@ -88,10 +94,12 @@ ctypedef struct Options:
     uint64_t lease_us
 
 cdef enum:
-    ROUNDS = 4096               # rounds whose sending time is remembered; older ones extend no lease
+    # rounds whose sending time is remembered; older ones extend no lease
+    ROUNDS = 4096
     RANK_US = 20000             # between two pre-votes of neighbouring ranks after a lost leader
     NO_CUT = 0xFFFFFFFFFFFFFFFF
-    TERM_MAX = 0x1000000000000  # an election each millisecond for 8,000 years; above it a frame is rubbish
+    # an election each millisecond for 8,000 years; above it a frame is rubbish
+    TERM_MAX = 0x1000000000000
 
 
 cdef class Raft:
@@ -114,9 +122,11 @@ cdef class Raft:
     cdef readonly uint64_t elections        # counters
     cdef readonly uint64_t steps_down
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
-    cdef readonly bint diverged             # another crc at an equal (index, term): acknowledges nothing
+    # another crc at an equal (index, term): acknowledges nothing
+    cdef readonly bint diverged
     cdef Terms terms                        # of the whole log
-    cdef Config config                      # the newest in the log, or the one that forms the cluster
+    # the newest in the log, or the one that forms the cluster
+    cdef Config config
     cdef readonly bint formed               # the log holds a configuration
     cdef Progress peers[MAX_MEMBERS]        # by slot of config
 
@@ -168,7 +178,8 @@ cdef class Raft:
     cdef void want(self, int slot, uint64_t index) noexcept
 
     # Outputs, besides Ready
-    cdef int start_round(self, uint64_t now_us) noexcept    # once per Ready, before the appends are taken
+    # once per Ready, before the appends are taken
+    cdef int start_round(self, uint64_t now_us) noexcept
     # The next append for a peer: False when nothing is due. count: entries there are after prev.
     cdef bint next_append(self, int slot, Message *m) noexcept
     cdef void sent(self, int slot, uint64_t count, uint64_t size) noexcept

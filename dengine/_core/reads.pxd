@@ -1,5 +1,5 @@
-# Reads that wait: for a leader, for a read index, for the state to reach it. Those of one turn and policy share one
-# ticket, so their cost does not grow with their number.
+# Reads that wait: for a leader, for a read index, for the state to reach it. Those of one turn and
+# policy share one ticket, so their cost does not grow with their number.
 from libc.stdint cimport uint8_t, uint64_t
 
 from cpython.ref cimport PyObject

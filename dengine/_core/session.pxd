@@ -1,7 +1,8 @@
 # Which writes of this node are under way, and which sessions the cluster knows.
 #
-# A node process registers one session: (node, incarnation, nonce). Its writes carry (session, sequence, floor) and
-# are resolved when this node applies them. With one voter the session is 0 and nothing is registered.
+# A node process registers one session: (node, incarnation, nonce). Its writes carry (session,
+# sequence, floor) and are resolved when this node applies them. With one voter the session is 0 and
+# nothing is registered.
 from libc.stdint cimport uint32_t, uint64_t
 
 from cpython.ref cimport PyObject
@@ -40,7 +41,8 @@ cdef class Session:
     cdef readonly uint64_t nonce
     cdef readonly uint64_t id
     cdef readonly bint ready                # writes may be proposed
-    cdef readonly uint64_t after            # alone: entries up to this index are of an earlier process
+    # alone: entries up to this index are of an earlier process
+    cdef readonly uint64_t after
     cdef readonly uint64_t next             # next sequence
     cdef readonly uint64_t floor            # lowest sequence still waited for
     cdef readonly size_t bytes              # of commands in flight

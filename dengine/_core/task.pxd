@@ -1,4 +1,5 @@
-# Requests of asyncio tasks: a future of the caller's loop, resolved with all others of the turn in one call.
+# Requests of asyncio tasks: a future of the caller's loop, resolved with all others of the turn in
+# one call.
 from libc.stdint cimport uint8_t, uint64_t
 
 from dengine._core.turn cimport Turn

@@ -1,4 +1,5 @@
-# The term of every index of the log, as runs: terms never fall, so a log of millions needs a handful.
+# The term of every index of the log, as runs: terms never fall, so a log of millions needs a
+# handful.
 from libc.stdint cimport uint64_t
 
 
@@ -13,7 +14,8 @@ cdef class Terms:
 
     cdef int append(self, uint64_t term, uint64_t n) except -1      # n entries of `term` after last
     cdef int cut(self, uint64_t to) except -1                       # forgets every index above `to`
-    cdef uint64_t at(self, uint64_t index) noexcept                 # 0: not in the log (base has its term)
+    # 0: not in the log (base has its term)
+    cdef uint64_t at(self, uint64_t index) noexcept
     cdef uint64_t last_term(self) noexcept
     # The largest index <= `index` whose term is <= `term`: where two logs can still agree.
     cdef uint64_t agree(self, uint64_t index, uint64_t term) noexcept

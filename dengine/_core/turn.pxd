@@ -1,8 +1,9 @@
 # The one Ready loop: all inputs in, one batch out.
 #
-# The turn owns the core of one node and drives it: inputs (requests, frames, finished jobs, time) are stepped, Ready
-# is taken, frames are sent with one write per peer, the log is written, what is committed is applied, results are
-# told. It decides order; raft decides what, log decides where. Everything here runs under the GIL.
+# The turn owns the core of one node and drives it: inputs (requests, frames, finished jobs, time)
+# are stepped, Ready is taken, frames are sent with one write per peer, the log is written, what is
+# committed is applied, results are told. It decides order; raft decides what, log decides where.
+# Everything here runs under the GIL.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.apply cimport Machine
@@ -28,7 +29,8 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
 cdef enum:
     ASK_AGAIN_US = 10000        # after a refusal; a leader that is gone is not asked in a loop
 
-cdef enum:                      # a ticket of raft's: u8 slot, u16 number of the connection, u40 the asker's own
+# a ticket of raft's: u8 slot, u16 number of the connection, u40 the asker's own
+cdef enum:
     TICKET_BITS = 40
     NUMBER_MASK = 0xFFFF
     SLOT_SHIFT = 56
@@ -79,7 +81,8 @@ cdef class Turn:
     cdef public object loop                 # asyncio loop that runs the turn; None: the caller does
     cdef unsigned long thread               # of that loop
     cdef public object on_results           # called once after each batch of results; or None
-    cdef public object on_fatal             # called with the exception that stopped the node; or None
+    # called with the exception that stopped the node; or None
+    cdef public object on_fatal
     cdef public object on_role              # called when role, term or leader changed; or None
     cdef readonly object failed             # that exception
     cdef readonly list notes                # what recovery cut and why
@@ -89,16 +92,18 @@ cdef class Turn:
     cdef readonly uint64_t longest_us
     cdef readonly uint64_t forwarded
 
-    # Requests -------------------------------------------------------------------------------------------------
-    # Takes one request, from any thread under the GIL, and schedules a turn. `waiter.done` is called later,
-    # exactly once, never inside submit.
+    # Requests
+    # -------------------------------------------------------------------------------------------------
+    # Takes one request, from any thread under the GIL, and schedules a turn. `waiter.done` is
+    # called later, exactly once, never inside submit.
     cdef int submit(self, Waiter waiter) except -1
-    # May a value that was just copied from kv be given out under this policy? EVENTUAL: always. LEASE: this node
-    # leads, its no-op is committed, all that is committed is applied and the lease holds now. LINEARIZABLE: only
-    # with one voter. False: submit the read.
+    # May a value that was just copied from kv be given out under this policy? EVENTUAL: always.
+    # LEASE: this node leads, its no-op is committed, all that is committed is applied and the
+    # lease holds now. LINEARIZABLE: only with one voter. False: submit the read.
     cdef bint may_read(self, uint8_t policy) noexcept
 
-    # The loop -------------------------------------------------------------------------------------------------
+    # The loop
+    # -------------------------------------------------------------------------------------------------
     cpdef int run(self) except -1
     cpdef int wake(self) except -1          # what schedule put into the loop
     cdef int schedule(self) except -1

@@ -26,7 +26,8 @@ cdef enum:
     REGISTER_US = 500000        # a registration that was not applied is sent again
     PIECES = 8                  # borrowed pieces in one append frame
     APPLY_LOOK = 64             # entries between two looks at the clock
-    SKIP_TICKS = 2              # turns: what one schedules may run before the loop reads its sockets
+    # turns: what one schedules may run before the loop reads its sockets
+    SKIP_TICKS = 2
 
 cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
 cdef uint64_t LOCAL = <uint64_t>LOCAL_SLOT << SLOT_SHIFT
@@ -386,7 +387,8 @@ cdef class Turn:
             for slot in range(raft.config.count):
                 self.serve(slot)
             self.flush_links()
-        if raft.version == raft.saved:          # no record of a term before the term itself is saved
+        # no record of a term before the term itself is saved
+        if raft.version == raft.saved:
             self.log.write(self.flusher, raft.commit, now_us)
             self.log.plan()
         self.persisted(now_us)

@@ -112,14 +112,16 @@ cdef enum JobKind:
     JOB_WRITE = 1               # bits: pwritev of iov at offset
     JOB_SYNC = 2                # mark, fdatasync; covers `position`
     JOB_META = 4                # one meta slot: pwritev and fdatasync, no mark
-    JOB_PREPARE = 8             # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir
+    # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir
+    JOB_PREPARE = 8
     JOB_READ = 16               # pread of iov[0] at offset
     JOB_CLOSE = 32              # close fd
 
 
 ctypedef struct Job:
     uint8_t kind
-    bint late                   # SYNC: may wait until `not_before_us`, then covers what is written by then
+    # SYNC: may wait until `not_before_us`, then covers what is written by then
+    bint late
     int fd
     int error                   # out: errno, 0 when done
     int parts
@@ -133,7 +135,8 @@ ctypedef struct Job:
     const char *to
     const char *directory
     uint64_t not_before_us
-    uint64_t from_us            # SYNC: what it does not cover was written after this time; out when late
+    # SYNC: what it does not cover was written after this time; out when late
+    uint64_t from_us
     uint64_t took_us            # out: time in the sync
     Position position           # SYNC: what it covers; out when late
     void *state                 # flush.Marks of the log
@@ -153,6 +156,7 @@ ctypedef struct Io:
     int (*sync_dir)(void *ctx, const char *path) noexcept nogil
     int64_t (*size)(void *ctx, int fd) noexcept nogil
     int (*drop)(void *ctx, int fd, int64_t offset, int64_t n) noexcept nogil    # cached pages
-    void *(*map)(void *ctx, int fd, size_t n) noexcept nogil                    # read-only; NULL: no
+    # read-only; NULL: no
+    void *(*map)(void *ctx, int fd, size_t n) noexcept nogil
     int (*unmap)(void *ctx, void *at, size_t n) noexcept nogil
     uint64_t (*now_us)(void *ctx) noexcept nogil                                # CLOCK_BOOTTIME

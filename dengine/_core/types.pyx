@@ -1,7 +1,8 @@
 """The borders that are classes: where a result goes, one peer connection; what a whole read gives."""
 from collections import namedtuple
 
-# value: bytes. mod_revision: when the key was last changed. revision: of the store when it was read.
+# value: bytes. mod_revision: when the key was last changed. revision: of the store when it was
+# read.
 Entry = namedtuple("Entry", "value mod_revision revision", module="dengine")
 
 

@@ -1,4 +1,5 @@
-# Frames <-> bytes, with checked access: this file is the specification of the peer protocol, version 1.
+# Frames <-> bytes, with checked access: this file is the specification of the peer protocol,
+# version 1.
 #
 # Frame (little-endian): u32 length of what follows · u32 crc (CRC-32C of what follows it) · u8 kind · u8 flags ·
 # u16 0 · u64 term · then by kind:
@@ -77,8 +78,8 @@ cdef int frame_check(const char *p, size_t n, Frame *out, size_t *used) noexcept
 
 
 cdef class Outbox:
-    # The frames of one turn for one peer: own bytes with borrowed pieces (records in the log) between them.
-    # Borrowed pieces must stay until the box is gathered.
+    # The frames of one turn for one peer: own bytes with borrowed pieces (records in the log)
+    # between them. Borrowed pieces must stay until the box is gathered.
     cdef char *data
     cdef size_t size
     cdef size_t capacity
@@ -101,7 +102,8 @@ cdef class Outbox:
     cdef bint has_room(self, int pieces) noexcept
     cdef int borrow(self, const char *p, size_t n) noexcept
     cdef int message(self, const Message *m) except -1          # every kind but APPEND
-    cdef int append(self, const Message *m, uint32_t prev_crc) except -1    # opens; pieces and end() follow
+    # opens; pieces and end() follow
+    cdef int append(self, const Message *m, uint32_t prev_crc) except -1
     cdef int hello(self, const Hello *h) except -1
     cdef int gather(self) noexcept                               # fills parts, returns how many
     cdef void clear(self) noexcept
