@@ -148,6 +148,22 @@ def test_a_missing_segment_is_refused(segments: int) -> None:
         assert recovered(disk) is None
 
 
+def test_a_missing_segment_that_only_a_mark_names_is_refused() -> None:
+    """The newest segment was synced once: its mark names the one before, nothing names it."""
+    disk = Disk(5, 2 * SEGMENT)
+    log = LogBench(disk, segment_bytes=SEGMENT)
+    while len(log.segments) < 3:
+        log.append(1, COMMAND, b"y" * 1500)
+        log.write()
+        log.run()
+        log.reap()
+    disk.kill()
+    assert marks(disk.read(name(3)))[0][1] == 2
+    disk.remove(name(2))
+    with pytest.raises(CorruptionError, match=r"0002\.seg is missing"):
+        LogBench(disk, segment_bytes=SEGMENT)
+
+
 def test_without_its_marks_a_log_is_what_the_disk_returns() -> None:
     """Both marks damaged: nothing is proven, all that continues the chain is taken."""
     files, records = small()
@@ -302,16 +318,16 @@ def test_an_anchor_must_be_the_chains_entry() -> None:
         assert recovered(loaded({**files, name(2): bytes(data)})) is None
 
 
-def test_an_anchor_of_another_history_cuts_nothing() -> None:
+def test_an_anchor_of_another_log_cuts_nothing() -> None:
     """Equal index and term, other crc: the segment was never synced, so it is left out."""
     files, records = small(1)
     used = HEADER.unpack_from(files[name(1)])
     for crc, expected in [(crc_of(records[0]), 1), (crc_of(records[0]) ^ 1, len(records))]:
-        record = encode_record(2, 2, COMMAND, b"of another history", crc)
+        record = encode_record(2, 2, COMMAND, b"of another log", crc)
         header = bytearray(HEADER.pack(*used[:6], 2, 1, 1, crc, 0))
         struct.pack_into("<I", header, 12, checksum(bytes(header[16:])))
         disk = loaded(files)
-        disk.put(name(2), (header.ljust(DATA, b"\0") + record).ljust(used[3], b"\0"))
+        disk.put(name(2), (bytes(header).ljust(DATA, b"\0") + record).ljust(used[3], b"\0"))
         log = LogBench(disk, segment_bytes=SEGMENT)
         assert log.records()[:expected] == records[:expected]
         assert (log.records()[1] == record) == (expected == 1)
