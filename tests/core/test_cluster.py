@@ -5,6 +5,7 @@ A seed that fails is run again with tests.sim.scenario.replay(seed).
 from __future__ import annotations
 
 import pytest
+from dengine._core.wire import build_frame
 
 from tests.sim import history, scenario
 from tests.sim.cluster import Cluster
@@ -12,6 +13,7 @@ from tests.sim.cluster import Cluster
 MS = 1000
 SECOND = 1_000_000
 LINEARIZABLE, LEASE, EVENTUAL = 0, 1, 2
+VOTED = 3  # the kind of a frame
 POLICIES = (LINEARIZABLE, LEASE, EVENTUAL)
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
 
@@ -114,6 +116,7 @@ def test_a_leader_that_is_killed_is_replaced_within_two_seconds(make):
         c = make(seed=seed)
         c.kill(c.leader())
         began = c.now_us
+        c.run_for(50 * MS)  # what was sent to the dead leader has an unknown outcome
         write = c.put(next(i for i in range(3) if c.nodes[i].alive), b"k", b"v")
         assert done(c, write) == [0]
         assert c.now_us - began < 2 * SECOND
@@ -190,19 +193,17 @@ def test_a_node_with_a_stalled_disk_hands_over_by_stepping_down(make):
 
 
 def test_a_stalled_disk_stops_no_node(make):
-    """Terms rise for a minute while nothing can be saved: the hard state waits, the ring does not overflow."""
-    c = make(nodes=5)
-    slow = followers(c)[0]
+    """Terms rise while nothing can be saved: the hard state waits, the ring of jobs does not overflow."""
+    c = make()
+    slow, other = followers(c)
+    c.run_for(SECOND)
     c.stall(slow, 60 * SECOND)
-    for _ in range(40):
-        leader = c.leader()
-        if leader >= 0:
-            c.kill(leader)
-            c.run_for(1400 * MS)
-            c.boot(leader)
-    c.run_for(30 * SECOND)
-    c.heal()
-    assert c.run_until(c.settled, 10 * SECOND)
+    c.kill(c.leader())
+    c.run_for(2 * SECOND)
+    for term in range(100, 200):
+        assert c.receive(slow, other, build_frame(VOTED, 0, term, b"")) is None
+        c.run_for(1 * MS)
+    assert c.states()[slow]["term"] == 199
 
 
 @STRATEGIES

@@ -577,6 +577,15 @@ cdef class Cluster:
                         self.schedule_arrival(link)
                     link.stuck = 0
 
+    def receive(self, int node, int peer, bytes data not None):
+        """Node `node` is given one frame as from `peer`: None, or why it refuses it."""
+        cdef Frame f
+        cdef size_t used
+        cdef SimNode n = <SimNode>self.nodes[node]
+        if frame_check(data, len(data), &f, &used) != FRAME_OK:
+            return "no frame"
+        return frames.receive(n.turn, peer, &f)
+
     def disconnect(self, int a, int b):
         """The connection between two nodes breaks."""
         cdef MemLink link = (<SimNode>self.nodes[a]).links[b]
@@ -668,6 +677,14 @@ cdef class Cluster:
         """Before the node's start."""
         (<SimNode>self.nodes[i]).clock.offset_us = offset_us
         (<SimNode>self.nodes[i]).clock.drift_ppm = drift_ppm
+
+    def crc(self, int i, uint64_t index):
+        """The crc of an entry of node i."""
+        return (<SimNode>self.nodes[i]).turn.log.crc_at(index)
+
+    def failed(self, int i):
+        """The error that stopped node i, or None."""
+        return (<SimNode>self.nodes[i]).turn.failed
 
     def commands(self, int i):
         """(index, payload) of every committed command of node i."""
