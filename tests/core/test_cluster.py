@@ -1,4 +1,4 @@
-"""Whole cores in one process: random load and faults from a seed, then peace; every rule checked after each step.
+"""Whole cores in one process: load and faults from a seed, then peace; all checked at each step.
 
 A seed that fails is run again with tests.sim.scenario.replay(seed).
 """
@@ -17,8 +17,8 @@ VOTED = 3  # the kind of a frame
 POLICIES = (LINEARIZABLE, LEASE, EVENTUAL)
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
 
-# Each failed once. 7, 20, 26: records read from a file before they were written to it. 17, 25: a turn
-# without end after stepping down. 204, 315, 467: writes below the log's end at the start were not answered.
+# Each failed once. 7, 20, 26: records read from a file before they were written to it. 17, 25:
+# turns without end after stepping down. 204, 315, 467: no answer to writes below an earlier last.
 FOUND = (7, 17, 20, 25, 26, 204, 315, 467)
 
 
@@ -49,7 +49,8 @@ def make(tmp_path):
     made = []
 
     def build(nodes=3, *, strategy=0, seed=1, settle=True, **options):
-        cluster = Cluster(seed, tmp_path / str(len(made)), nodes=nodes, strategy=strategy, **options)
+        path = tmp_path / str(len(made))
+        cluster = Cluster(seed, path, nodes=nodes, strategy=strategy, **options)
         made.append(cluster)
         if settle:
             cluster.start()
@@ -73,7 +74,8 @@ def followers(cluster):
 
 
 def primary(cluster):
-    return [i for i, s in enumerate(cluster.states()) if s and s["role"] == "leader" and s["lease_ms"]]
+    states = enumerate(cluster.states())
+    return [i for i, s in states if s and s["role"] == "leader" and s["lease_ms"]]
 
 
 @STRATEGIES
@@ -81,9 +83,10 @@ def test_every_node_takes_writes_and_reads(make, strategy):
     c = make(strategy=strategy)
     puts = [c.put(i, b"k%d" % i, b"v%d" % i) for i in range(3)]
     assert done(c, *puts) == [0, 0, 0]
-    reads = [c.get(i, b"k%d" % j, p) for i in range(3) for j in range(3) for p in (LINEARIZABLE, LEASE)]
+    asked = [(i, j, p) for i in range(3) for j in range(3) for p in (LINEARIZABLE, LEASE)]
+    reads = [c.get(i, b"k%d" % j, p) for i, j, p in asked]
     done(c, *reads)
-    assert [r.value for r in reads] == [b"v%d" % j for _ in range(3) for j in range(3) for _ in (0, 1)]
+    assert [r.value for r in reads] == [b"v%d" % j for _, j, _ in asked]
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2])
@@ -171,7 +174,7 @@ def test_a_rejoining_node_disturbs_nobody(make):
 
 
 def test_a_pause_does_not_end_in_an_election(make):
-    """Longer than half the election timeout: what lay in the socket is read before the clock is looked at."""
+    """What lay in the socket is read before the clock is looked at."""
     for seed in range(10):
         c = make(seed=seed)
         slow = followers(c)[0]
@@ -193,7 +196,7 @@ def test_a_node_with_a_stalled_disk_hands_over_by_stepping_down(make):
 
 
 def test_a_stalled_disk_stops_no_node(make):
-    """Terms rise while nothing can be saved: the hard state waits, the ring of jobs does not overflow."""
+    """Terms rise while nothing is saved: the hard state waits, no ring of jobs overflows."""
     c = make()
     slow, other = followers(c)
     c.run_for(SECOND)

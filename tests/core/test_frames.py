@@ -10,7 +10,8 @@ from dengine._core.wire import build_frame
 
 from tests.sim.cluster import Cluster
 
-HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING, BYE = range(1, 13)
+(HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING,
+ BYE) = range(1, 13)
 FLAG_REJECTED = 8
 COMMAND, NOOP = 2, 1
 REGISTER = 16
@@ -148,8 +149,9 @@ def test_more_changes_of_term_than_a_frame_has(cluster):
 
 
 @pytest.mark.parametrize("command", [
-    b"", b"\0", bytes(25), bytes([PUT := 1]) + bytes(24), bytes([77]) + struct.pack("<QQQ", 9, 1, 1),
-    encode_put(b"k", b"v"), encode_put(b"k", b"v")[:-1]])
+    b"", b"\0", bytes(25), bytes([1]) + bytes(24), bytes([77]) + struct.pack("<QQQ", 9, 1, 1),
+    encode_put(b"k", b"v"), encode_put(b"k", b"v")[:-1]],
+    ids=["empty", "one byte", "no op", "no fields", "unknown op", "no session", "cut short"])
 @pytest.mark.parametrize("role", ["leader", "follower"])
 def test_forwarded_rubbish(cluster, role, command):
     good = struct.pack("<BQQQ", 1, 9, 1, 1) + encode_put(b"k", b"v")[25:]

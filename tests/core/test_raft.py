@@ -152,7 +152,8 @@ def test_no_vote_within_the_promise():
     raft.step(APPEND, 1, 1, index=1, index_term=1, round=1)
     raft.tick(PROMISE_MS - 1)
     for flags in (0, PRE):
-        assert only(raft.step(VOTE, 3, 9, index=5, index_term=5, flags=flags), "voted")[0].flags == flags
+        reply = raft.step(VOTE, 3, 9, index=5, index_term=5, flags=flags)[0]
+        assert (reply.kind, reply.flags) == ("voted", flags)
     assert raft.term == 1
     raft.tick(1)
     raft.step(VOTE, 3, 9, index=5, index_term=5)
@@ -326,7 +327,7 @@ def test_a_stale_rejection_moves_nothing_back():
     raft = serving(log=[1, 1], term=1)
     raft.propose(3)
     sent = raft.step(HEARD, 2, 2, index=1, index_term=1, round=1, flags=REJECTED)
-    assert all(m.index >= 3 for m in only(sent, "append")), "what is known to match is not sent again"
+    assert all(m.index >= 3 for m in only(sent, "append")), "what matches is not sent again"
 
 
 def test_entries_of_an_older_term_are_not_committed_by_counting():

@@ -13,7 +13,7 @@ MS = 1000
 
 
 cdef class BareRaft:
-    """Node `id` of nodes 1 to `nodes`; its log holds one entry per item of `log`, the item its term."""
+    """Node `id` of nodes 1 to `nodes`; `log` holds the term of each entry in its log."""
     cdef Raft raft
     cdef public uint64_t now
     cdef public uint64_t entry_bytes
@@ -64,7 +64,7 @@ cdef class BareRaft:
 
     def step(self, int kind, uint64_t peer, uint64_t term, uint64_t index=0, uint64_t index_term=0,
              entries=(), uint64_t commit=0, uint64_t round=0, int flags=0):
-        """One message; `entries` are terms. What the log must do is in `cut_to` and `append_from`."""
+        """One message; `entries` are terms. See `cut_to` and `append_from` after it."""
         cdef Message m
         cdef Run runs[RUNS]
         memset(&m, 0, sizeof(m))

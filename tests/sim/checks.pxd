@@ -14,7 +14,7 @@ cdef class Checks:
     cdef dict digests                       # applied index -> digest of the store
     cdef dict votes                         # (term, node) -> vote in durable bytes
     cdef dict noops                         # term -> index of its no-op
-    cdef list logs                          # by node: keys of the entries it has, in memory or files
+    cdef list logs                          # by node: keys of the entries it has
     cdef uint64_t held[MAX_MEMBERS]         # in files, as the strategy asks
     cdef uint64_t synced[MAX_MEMBERS]
     cdef uint64_t term[MAX_MEMBERS]         # durable
@@ -27,10 +27,11 @@ cdef class Checks:
 
     cdef int booted(self, int node, Turn turn) except -1
     cdef int after(self, int node, Turn turn) except -1         # each step
-    cdef int saved(self, int node, const Job *job) except -1    # a slot of the hard state was written
+    cdef int saved(self, int node, const Job *job) except -1    # one slot of the hard state
     cdef int sends(self, int node, Turn turn, int to, bytes data) except -1
 
     cdef int see_log(self, int node, Turn turn) except -1
     cdef int see_leader(self, int node, Turn turn) except -1
     cdef int see_commit(self, int node, Turn turn) except -1
-    cdef int sends_one(self, int node, Turn turn, int to, const char *at, size_t n, size_t *used) except -1
+    cdef int sends_one(self, int node, Turn turn, int to, const char *at, size_t n,
+                       size_t *used) except -1

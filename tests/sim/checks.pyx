@@ -7,7 +7,7 @@ from libc.string cimport memset
 from dengine._core.meta cimport MetaSlot
 from dengine._core.raft cimport GRANTED, LEADER, PRE, Message
 from dengine._core.types cimport MEM_FIRST
-from dengine._core.wire cimport (FRAME_APPEND, FRAME_DURABLE, FRAME_HEARD, FRAME_OK, FRAME_VOTE,
+from dengine._core.wire cimport (FRAME_DURABLE, FRAME_OK, FRAME_VOTE,
                                  FRAME_VOTED, Frame, frame_check, message_decode)
 
 
@@ -136,7 +136,8 @@ cdef class Checks:
             if 2 * holders <= self.nodes:
                 raise Violation(f"node {node + 1} commits entry {i + 1}, which {holders} hold")
             if self.noops.get(log[i] >> 32) == i + 1 and 2 * syncers <= self.nodes:
-                raise Violation(f"node {node + 1} commits the no-op {i + 1}, which {syncers} synced")
+                raise Violation(f"node {node + 1} commits the no-op {i + 1}, synced "
+                                f"by {syncers}")
             self.committed.append(log[i])
             for j in range(self.nodes):         # an older leader may commit late
                 if self.led[j] > turn.raft.term:
