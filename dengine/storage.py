@@ -89,6 +89,23 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
     )
 
 
+def make_durably(path: str) -> None:
+    """Makes the directory and its parents; their names are on disk before anything relies on them."""
+    if not os.path.isdir(path):
+        make_durably(os.path.dirname(path))
+        os.mkdir(path, DIRECTORY_MODE)
+        sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """The names in the directory are on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Directory:
     """An open and locked data directory. Raises LockedError, StorageError."""
 
@@ -96,8 +113,9 @@ class Directory:
         self.path = os.path.abspath(os.fspath(path))
         self._lock = -1
         try:
-            for directory in (self.path, os.path.join(self.path, "log")):
-                os.makedirs(directory, mode=DIRECTORY_MODE, exist_ok=True)
+            make_durably(os.path.join(self.path, "log"))
+            sync_directory(os.path.dirname(self.path))  # an earlier start may have died between
+            sync_directory(self.path)
             self._acquire()
         except OSError as error:
             self.close()
