@@ -49,7 +49,7 @@ lint: $(INSTALLED) ## ruff, cython-lint, mypy
 	$(RUN) -m mypy dengine tests/typed_program.py tests/wheel_check.py
 
 bench: install .venv/bench ## latency and throughput, with a table at the end
-	$(if $(wildcard benchmarks/test_*.py),$(RUN) -m pytest benchmarks --benchmark-enable)
+	$(RUN) -m pytest benchmarks/core_store.py --benchmark-enable --benchmark-columns=median,ops
 	$(RUN) -m benchmarks.store
 	$(RUN) -m benchmarks.cluster --mode embedded
 	$(RUN) -m benchmarks.cluster --mode http
