@@ -1,0 +1,153 @@
+"""Carries out the faults of a plan on the nodes of a run, and says which of them took place.
+
+It decides what each kind of fault does and by what evidence it counts as triggered: packets met a
+rule, all threads had stopped, the process died of SIGKILL, the disk refused everything. Faults
+overlap: a node that one of them has down is not a victim of another.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.chaos import plan as plans
+from tests.chaos.net import Network
+from tests.chaos.nodes import Node
+from tests.chaos.plan import Fault, Plan
+
+WALL_US = (-3_600_000_000, -1_000_000, 1_000_000, 86_400_000_000)   # also a day ahead
+WALL_STEP_S = 0.3
+CATCH_UP_S = 30.0           # of a node that lost power in MemFirst
+LOSS_PERCENT = (3, 40)
+Ask = Callable[[Node, str], Awaitable[tuple[int, dict]]]
+
+
+@dataclass
+class Done:
+    """What became of a fault: when it held, on whom, and whether it really did."""
+
+    fault: Fault
+    begin_ns: int = 0
+    end_ns: int = 0
+    on: str = ""
+    triggered: bool = False
+
+
+@dataclass
+class Faults:
+    plan: Plan
+    nodes: dict[int, Node]
+    network: Network | None
+    ask: Ask
+    done: list[Done] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)    # of the runner: the run is void
+
+    async def run(self, origin_ns: int) -> None:
+        """All faults of the plan, storm by storm; a storm that lasts longer than planned shifts
+        the later ones, so that the calm between two remains."""
+        for storm in self.plan.storms:
+            faults = [self.plan.faults[n] for n in storm]
+            async with asyncio.TaskGroup() as group:
+                for fault in faults:
+                    group.create_task(self.one(fault, origin_ns))
+            planned = origin_ns + int(max(f.at_s + f.lasts_s for f in faults) * 1e9)
+            origin_ns += max(0, time.monotonic_ns() - planned)
+
+    async def one(self, fault: Fault, origin_ns: int) -> None:
+        done = Done(fault)
+        self.done.append(done)
+        await self.until(origin_ns + int(fault.at_s * 1e9))
+        until = origin_ns + int((fault.at_s + fault.lasts_s) * 1e9)
+        rng = Random(fault.seed)
+        leader = await self.leader()
+        done.begin_ns = time.monotonic_ns()
+        try:
+            if fault.kind in plans.LINK_KINDS:
+                await self.links(done, leader, rng, until)
+            elif fault.kind == "wall":
+                await self.wall(done, rng, until)
+            else:
+                await self.strike(done, leader, rng, until)
+        except OSError as error:
+            self.trouble.append(f"{fault.kind}: {error}")
+        done.end_ns = time.monotonic_ns()
+
+    async def until(self, ns: int) -> None:
+        await asyncio.sleep(max(0.0, (ns - time.monotonic_ns()) / 1e9))
+
+    async def leader(self) -> int | None:
+        up = [n for n in self.nodes.values() if n.up]
+        answers = await asyncio.gather(*(self.ask(n, "/primary") for n in up))
+        return next((n.id for n, a in zip(up, answers, strict=True) if a[0] == 200), None)
+
+    # -------------------------------------------------------------------------------- kinds
+    async def links(self, done: Done, leader: int | None, rng: Random, until: int) -> None:
+        assert self.network is not None
+        fault = done.fault
+        chosen = plans.links(fault.kind, sorted(self.nodes), leader, rng)
+        action = {
+            "loss": f"numgen random mod 100 < {rng.randint(*LOSS_PERCENT)} drop",
+            "reset": "reject with tcp reset",
+        }.get(fault.kind, "drop")
+        done.on = " ".join(f"{a}>{b}" for a, b in sorted(chosen))
+        self.network.begin(fault.number, chosen, action)
+        await self.until(until)
+        done.triggered = self.network.end(fault.number) > 0
+
+    async def wall(self, done: Done, rng: Random, until: int) -> None:
+        done.on = "each node by its own"
+        while time.monotonic_ns() < until:
+            node = rng.choice(list(self.nodes.values()))
+            if node.wall_library:
+                node.shift_wall(rng.choice(WALL_US))
+                done.triggered = True
+            await asyncio.sleep(WALL_STEP_S)
+
+    async def strike(self, done: Done, leader: int | None, rng: Random, until: int) -> None:
+        """Pauses, kills or cuts; whoever another fault has down by now is left alone."""
+        kind = done.fault.kind
+        every = kind.endswith("-all")           # also those that are paused
+        up = sorted(n.id for n in self.nodes.values()
+                    if (n.process if every else n.up) and n.ended() is None)
+        chosen = plans.victims(kind, up, len(self.nodes), leader, rng)
+        done.on = " ".join(map(str, chosen))
+        what = kind.partition("-")[0]
+        act = {"pause": self.pause, "kill": self.kill, "cut": self.cut}[what]
+        held = [act(self.nodes[i]) for i in chosen]
+        await self.until(until)
+        for i, process in zip(chosen, held, strict=True):
+            node = self.nodes[i]
+            if what == "pause":     # a kill of the same node may have come between
+                same = node.process is process and node.paused
+                done.triggered |= same and node.go_on()
+            else:
+                done.triggered |= bool(process)
+                if what == "cut":
+                    node.regain_power(rng)
+                node.start()
+        if what == "cut" and self.plan.strategy == "MemFirst" and not plans.VOTES_ARE_MARKED:
+            await self.caught_up(chosen)
+
+    def pause(self, node: Node) -> object:
+        node.pause()
+        return node.process
+
+    def kill(self, node: Node) -> object:
+        return node.kill()
+
+    def cut(self, node: Node) -> object:
+        return node.lose_power()
+
+    async def caught_up(self, ids: list[int]) -> None:
+        """Until these have applied what the others have committed by now."""
+        deadline = time.monotonic() + CATCH_UP_S
+        goal = 0
+        while time.monotonic() < deadline:
+            states = {n.id: (await self.ask(n, "/health"))[1] for n in self.nodes.values()}
+            others = [s.get("commit", 0) for i, s in states.items() if i not in ids]
+            goal = goal or max(others, default=0)
+            if goal and all(states[i].get("applied", -1) >= goal for i in ids):
+                return
+            await asyncio.sleep(0.05)
+        self.trouble.append(f"nodes {ids} did not catch up within {CATCH_UP_S:g} s")

@@ -1,0 +1,165 @@
+"""What happens in a run, from its seed alone: the cluster, its load, its faults and their times.
+
+It decides which faults overlap and which may not meet under the durability that is promised. It
+knows no processes: a fault names its victims by role ("leader", or a draw of its own seed), and
+whoever carries it out looks up who that is at the moment.
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+
+CALM_S = (0.8, 2.0)         # between two storms: clients make progress
+SPREAD_S = 0.5              # within which the faults of one storm begin
+LASTS_S = (1.0, 4.0)        # a fault, from its beginning
+FIRST_S = 0.7               # of load before the first storm
+EASY_KINDS = ("pause", "kill")          # need neither namespaces nor mounts
+
+# How often each kind is drawn; all that act on links first.
+LINK_KINDS = {
+    "partition": 4,         # two groups that do not hear each other
+    "partial": 3,           # some pairs do not hear each other
+    "one-way": 3,           # one node is heard by all and hears nobody, or the reverse
+    "ring": 2,              # each hears two neighbours; of three nodes: one pair is cut
+    "isolate-leader": 4,
+    "loss": 3,              # each packet from these links is lost with some probability
+    "reset": 2,             # connections of some pairs are reset as long as it lasts
+}
+NODE_KINDS = {
+    "pause-leader": 4,      # SIGSTOP, SIGCONT: its sockets fill meanwhile
+    "pause": 3,
+    "kill-leader": 3,       # kill -9, a new process at the end
+    "kill": 3,
+    "kill-all": 1,
+    "cut": 3,               # power of one node
+    "cut-minority": 2,
+    "cut-all": 2,           # DiskFirst only: MemFirst does not promise to survive it
+    "wall": 2,              # jumps of the wall clock, also backwards
+}
+# Until votes of a node that forgot are marked, MemFirst promises to survive a cut only "while the
+# others stay up until the node that lost power has caught up" (README), so such a cut meets
+# nothing but jumps of the wall clock. With marked votes this becomes True and the restriction goes.
+VOTES_ARE_MARKED = False
+
+
+@dataclass(frozen=True)
+class Fault:
+    number: int
+    kind: str
+    at_s: float             # since the beginning of the load
+    lasts_s: float
+    seed: int               # of the choice of its victims
+
+
+@dataclass
+class Plan:
+    seed: int
+    nodes: int
+    strategy: str
+    clients: int
+    settings: dict[str, object]
+    faults: list[Fault] = field(default_factory=list)
+    storms: list[list[int]] = field(default_factory=list)      # numbers of overlapping faults
+    seconds: float = 0.0                                       # until the last fault ended
+
+
+def make(seed: int, seconds: float, easy: bool = False) -> Plan:
+    """The plan of `seed`, about `seconds` long. `easy`: only what works without root."""
+    rng = Random(f"chaos {seed}")
+    nodes = rng.choice((3, 3, 3, 4, 5, 5))
+    plan = Plan(seed, nodes, rng.choice(("MemFirst", "DiskFirst")), rng.randint(10, 16),
+                settings(rng))
+    at = FIRST_S
+    while at < seconds:
+        storm = [] if easy else memfirst_cut(plan, rng, at)
+        storm = storm or kinds_of(plan, rng, easy)
+        begun = len(plan.faults)
+        for kind in storm:
+            begin = at + rng.uniform(0.0, SPREAD_S)
+            lasts = max(rng.uniform(*LASTS_S), at + SPREAD_S - begin + 0.4)
+            plan.faults.append(Fault(len(plan.faults), kind, begin, lasts, rng.getrandbits(48)))
+        plan.storms.append(list(range(begun, len(plan.faults))))
+        at = max(f.at_s + f.lasts_s for f in plan.faults[begun:]) + rng.uniform(*CALM_S)
+    plan.seconds = at
+    return plan
+
+
+def settings(rng: Random) -> dict[str, object]:
+    """Time-outs as shipped or shorter, a small segment, each default policy."""
+    low, high, lease, beat = rng.choice(((600, 1200, 500, 100), (400, 800, 350, 80),
+                                         (300, 600, 250, 50)))
+    return {
+        "raft.election.election_timeout_min_ms": low,
+        "raft.election.election_timeout_max_ms": high,
+        "raft.read_consistency.lease_duration_ms": lease,
+        "raft.replication.heartbeat_ms": beat,
+        "raft.read_consistency.default_policy":
+            rng.choice(("LeaseRead", "LinearizableRead", "EventualRead")),
+        "http.request_timeout_ms": rng.choice((100, 1000, 5000)),
+        "log.segment_bytes": rng.choice((1 << 20, 1 << 22)),
+    }
+
+
+def memfirst_cut(plan: Plan, rng: Random, at: float) -> list[str]:
+    """A storm around a cut in MemFirst, in one of five; later storms begin when it is over."""
+    if plan.strategy == "DiskFirst" or VOTES_ARE_MARKED or rng.random() > 0.2:
+        return []
+    return [rng.choice(("cut", "cut-minority")), "wall"]
+
+
+def kinds_of(plan: Plan, rng: Random, easy: bool) -> list[str]:
+    """Two to four different kinds that may overlap."""
+    weights = dict(NODE_KINDS if easy else LINK_KINDS | NODE_KINDS)
+    if easy:
+        weights = {k: w for k, w in weights.items() if k.startswith(EASY_KINDS)}
+    if plan.strategy == "MemFirst":
+        for kind in ("cut", "cut-minority", "cut-all"):
+            if kind == "cut-all" or not VOTES_ARE_MARKED:
+                weights.pop(kind, None)
+    kinds: list[str] = []
+    for _ in range(rng.choice((2, 2, 3, 3, 4))):
+        kind = rng.choices(list(weights), list(weights.values()))[0]
+        kinds.append(kind)
+        del weights[kind]
+    return kinds
+
+
+def links(kind: str, ids: list[int], leader: int | None, rng: Random) -> set[tuple[int, int]]:
+    """The directed links (from, to) that a fault of this kind acts on; never empty."""
+    order = rng.sample(ids, len(ids))
+    pairs = [(a, b) for n, a in enumerate(order) for b in order[n + 1:]]
+    both: list[tuple[int, int]] = []
+    if kind == "partition":
+        some = rng.randint(1, len(order) - 1)
+        both = [(a, b) for a in order[:some] for b in order[some:]]
+    elif kind == "isolate-leader":
+        alone = leader or order[0]
+        both = [(alone, b) for b in ids if b != alone]
+    elif kind == "ring":
+        around = {frozenset((a, order[n - 1])) for n, a in enumerate(order)}
+        both = [p for p in pairs if frozenset(p) not in around] or pairs[:1]
+    elif kind == "one-way":
+        victim = rng.choice([leader or order[0], order[0]])
+        others = rng.sample([i for i in ids if i != victim], rng.randint(1, len(ids) - 1))
+        deaf = rng.random() < 0.5
+        return {(o, victim) if deaf else (victim, o) for o in others}
+    elif kind == "loss":
+        every = [(a, b) for a in ids for b in ids if a != b]
+        return set(rng.sample(every, rng.randint(2, len(every))))
+    else:                       # partial, reset
+        both = rng.sample(pairs, rng.randint(1, max(1, len(pairs) // 2)))
+    return set(both) | {(b, a) for a, b in both}
+
+
+def victims(kind: str, up: list[int], nodes: int, leader: int | None, rng: Random) -> list[int]:
+    """The nodes that a fault of this kind strikes, out of those that run; none: it cannot."""
+    if not up:
+        return []
+    if kind.endswith("-all"):
+        return up
+    if kind.endswith("-leader"):
+        return [leader if leader in up else rng.choice(up)]
+    if kind == "cut-minority":
+        return rng.sample(up, min(len(up), (nodes - 1) // 2))
+    if kind == "cut":
+        return [rng.choice(up)]
+    return rng.sample(up, rng.randint(1, min(len(up), max(1, nodes // 2))))

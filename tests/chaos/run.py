@@ -1,0 +1,297 @@
+"""One run: a cluster under load and faults, healed, converged, and judged.
+
+It decides the order of a run and what makes it passed, failed or void. Bounds after the faults have
+healed: all nodes take a write within SERVE_S, and agree on revision, commit and applied within
+CONVERGE_S; /health answers within SILENCE_S at any time while the process runs.
+"""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from tests.chaos.check import WRITES, check
+from tests.chaos.faults import Done, Faults
+from tests.chaos.http import Connection
+from tests.chaos.load import Operation, perform
+from tests.chaos.net import Network
+from tests.chaos.nodes import Node, build
+from tests.chaos.plan import Plan
+from tests.chaos.watch import ask as ask_port
+from tests.cluster import ROOT
+
+MIN_OPERATIONS = 1500       # with an answer that states an outcome
+MIN_TRIGGERED = 0.75        # of the faults
+FORM_S = 30.0
+START_S = 15.0              # of a process, until its health port answers
+SERVE_S = 15.0
+CONVERGE_S = 15.0
+SILENCE_S = 3.0
+CALM_S = 1.5                # of load after the cluster serves again
+CHILD_S = 15.0
+LOOK_S = 0.1
+FINAL_READERS = 16
+
+
+@dataclass
+class Verdict:
+    seed: int
+    nodes: int
+    strategy: str
+    directory: str
+    violations: list[str] = field(default_factory=list)
+    void: list[str] = field(default_factory=list)
+    operations: int = 0             # with a definite outcome
+    writes: int = 0
+    unknown: int = 0                # writes
+    faults: dict[str, int] = field(default_factory=dict)        # triggered, by kind
+    missed: int = 0
+    overlapping: int = 0            # most faults at one moment
+    unavailable_ms: int = 0         # longest time without an acknowledged write
+    serve_ms: int = 0               # after the faults had healed
+    leader_changes: int = 0
+    samples: int = 0
+    longest_turn_us: int = 0
+    longest_sync_us: int = 0
+    seconds: float = 0.0
+
+
+class Run:
+    def __init__(self, plan: Plan, root: Path, network: Network | None) -> None:
+        self.plan, self.root, self.network = plan, root, network
+        self.nodes = build(plan, root, network)
+        self.verdict = Verdict(plan.seed, plan.nodes, plan.strategy, str(root))
+        self.faults = Faults(plan, self.nodes, network, self.ask)
+        self.connections = {i: Connection(n.host, n.http) for i, n in self.nodes.items()}
+        self.own: list[Operation] = []          # our operations, part of the history
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    async def go(self) -> Verdict:
+        """Carries out the run and judges it. Raises OSError where the machine refused."""
+        begun = time.monotonic()
+        for node in self.nodes.values():
+            node.start()
+        await self.until("the cluster forms", FORM_S, self.leads)
+        watch, load = self.child("watch"), self.child("load")
+        monitor = asyncio.create_task(self.look_after())
+        try:
+            await self.faults.run(time.monotonic_ns())
+            healed = time.monotonic()
+            if await self.until("all nodes take a write", SERVE_S, self.serves):
+                self.verdict.serve_ms = int((time.monotonic() - healed) * 1000)
+            await asyncio.sleep(CALM_S)
+            await self.end(load)
+            if await self.until("all nodes agree", CONVERGE_S, self.agree):
+                await self.read_all()
+            await self.read_metrics()
+            await self.end(watch)
+        finally:
+            monitor.cancel()
+        self.stop_nodes()
+        self.judge()
+        self.verdict.seconds = round(time.monotonic() - begun, 1)
+        return self.verdict
+
+    # --------------------------------------------------------------------------- processes
+    def child(self, module: str) -> "subprocess.Popen[bytes]":
+        """One of our own processes, ready; the kernel ends it with us."""
+        spec = {
+            "seed": self.plan.seed, "clients": self.plan.clients,
+            "nodes": {i: (n.host, n.http) for i, n in self.nodes.items()},
+            "health": {i: (n.host, n.health) for i, n in self.nodes.items()},
+            "history": str(self.root / "history.ndjson"),
+            "watched": str(self.root / "watched.json"),
+        }
+        path = self.root / f"{module}.spec.json"
+        path.write_text(json.dumps(spec))
+        with (self.root / f"{module}.log").open("wb") as log:
+            child = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", sys.executable, "-m", f"tests.chaos.{module}",
+                 str(path)],
+                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+                process_group=0)
+        self.children.append(child)
+        assert child.stdout is not None
+        if child.stdout.readline() != b"ready\n":
+            raise OSError(f"{module} did not start: see {log.name}")
+        return child
+
+    async def end(self, child: "subprocess.Popen[bytes]") -> None:
+        child.terminate()
+        status = await asyncio.to_thread(child.wait, CHILD_S)
+        if status:
+            raise OSError(f"{child.args}: exit status {status}")
+
+    async def look_after(self) -> None:
+        """A node that ends by itself is a violation; the run goes on with a new process."""
+        while True:
+            for node in self.nodes.values():
+                status = node.ended()
+                if status is not None:
+                    self.verdict.violations.append(
+                        f"node {node.id} ended by itself, status {status}:\n{node.tail()}")
+                    node.note("stop")
+                    node.process, node.paused = None, False
+                    node.start()
+            await asyncio.sleep(LOOK_S)
+
+    def stop_nodes(self) -> None:
+        for node in self.nodes.values():
+            if node.process is not None and (status := node.stop()):
+                self.verdict.violations.append(
+                    f"node {node.id}: exit status {status} after SIGTERM:\n{node.tail()}")
+
+    def close(self) -> None:
+        """Ends whatever still runs; may be called at any point."""
+        for node in self.nodes.values():
+            if node.process is not None:
+                node.kill()
+        for child in self.children:
+            child.kill()
+            child.wait(CHILD_S)
+            if child.stdout:
+                child.stdout.close()
+        for connection in self.connections.values():
+            connection.close()
+
+    # ------------------------------------------------------------------------------ waiting
+    async def ask(self, node: Node, path: str) -> tuple[int, dict]:
+        return await ask_port(node.host, node.health, path)
+
+    async def until(self, what: str, seconds: float, probe) -> bool:
+        deadline = time.monotonic() + seconds
+        while not await probe():
+            if time.monotonic() > deadline:
+                states = [(await self.ask(n, "/health"))[1] for n in self.nodes.values()]
+                self.verdict.violations.append(
+                    f"{what}: not within {seconds:g} s: {json.dumps(states)}")
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def leads(self) -> bool:
+        return await self.faults.leader() is not None
+
+    async def serves(self) -> bool:
+        """Does each node take a write now?"""
+        for i in self.nodes:
+            op = Operation(-1 - len(self.own), "put", f"healed-{i}", i, 0,
+                           value=f"healed-{i}-{len(self.own)}")
+            await perform(self.connections[i], op, 1.0)
+            self.own.append(op)
+            if op.outcome != "ok":
+                return False
+        return True
+
+    async def agree(self) -> bool:
+        states = [(await self.ask(n, "/health"))[1] for n in self.nodes.values()]
+        views = {(s.get("revision"), s.get("commit"), s.get("applied"), s.get("keys"),
+                  s.get("term")) for s in states}
+        one = next(iter(views))
+        return len(views) == 1 and None not in one and one[1] == one[2]
+
+    # ----------------------------------------------------------------------------- judgement
+    def history(self) -> list[Operation]:
+        with (self.root / "history.ndjson").open() as lines:
+            return [Operation(**json.loads(line)) for line in lines] + self.own
+
+    async def read_all(self) -> None:
+        """Every key, at every node: they agree, so even a local read must be fresh."""
+        keys = sorted({op.key for op in self.history()})
+        with (self.root / "final.ndjson").open("w") as out:
+            for i, connection in self.connections.items():
+                for key in keys:
+                    op = Operation(-1_000_000 - i, "get", key, i, 0, policy="eventual")
+                    await perform(connection, op, 5.0)
+                    op.policy = "final"
+                    self.own.append(op)
+                    if op.outcome not in ("ok", "missing"):
+                        self.verdict.violations.append(f"a final read failed: {op}")
+                        return
+            for op in self.own:
+                out.write(json.dumps(asdict(op)) + "\n")
+
+    async def read_metrics(self) -> None:
+        for node in self.nodes.values():
+            connection = Connection(node.host, node.health)
+            try:
+                text = (await connection.ask("GET", "/metrics", within_s=2.0)).body.decode()
+            except OSError:
+                continue
+            finally:
+                connection.close()
+            for name in ("longest_turn_us", "longest_sync_us"):
+                found = re.search(rf"^dengine_{name}(?:_total)? ([\d.e+]+)$", text, re.M)
+                value = int(float(found[1])) if found else 0
+                setattr(self.verdict, name, max(value, getattr(self.verdict, name)))
+
+    def judge(self) -> None:
+        verdict, history = self.verdict, self.history()
+        watched = json.loads((self.root / "watched.json").read_text())
+        verdict.violations += check(history)
+        verdict.violations += watched["violations"]
+        for node in self.nodes.values():
+            verdict.violations += silences(node, watched["silences"])
+        writes = [op for op in history if op.kind in WRITES]
+        verdict.operations = sum(op.outcome in ("ok", "conflict", "missing") for op in history
+                                 if op.policy != "final")
+        verdict.writes = len(writes)
+        verdict.unknown = sum(op.outcome == "unknown" for op in writes)
+        verdict.samples = watched["samples"]
+        verdict.leader_changes = watched["terms"] - 1
+        verdict.unavailable_ms = longest_gap_ms(writes)
+        self.count_faults()
+        if verdict.operations < MIN_OPERATIONS:
+            verdict.void.append(f"{verdict.operations} operations of {MIN_OPERATIONS}")
+        verdict.void += self.faults.trouble
+        lines = [asdict(d) for d in self.faults.done]
+        (self.root / "faults.json").write_text(json.dumps(lines, indent=1))
+
+    def count_faults(self) -> None:
+        verdict, real = self.verdict, [d for d in self.faults.done if d.triggered]
+        for done in real:
+            verdict.faults[done.fault.kind] = verdict.faults.get(done.fault.kind, 0) + 1
+        verdict.missed = len(self.faults.done) - len(real)
+        verdict.overlapping = overlap(real)
+        if len(real) < MIN_TRIGGERED * len(self.plan.faults):
+            verdict.void.append(f"{len(real)} faults of {len(self.plan.faults)} took place")
+        if verdict.overlapping < 2:
+            verdict.void.append("no two faults overlapped")
+
+
+def overlap(faults: list[Done]) -> int:
+    """Most faults that held at one moment."""
+    edges = sorted([(d.begin_ns, 1) for d in faults] + [(d.end_ns, -1) for d in faults])
+    now = most = 0
+    for _, step in edges:
+        now += step
+        most = max(most, now)
+    return most
+
+
+def longest_gap_ms(writes: list[Operation]) -> int:
+    """Longest time between two acknowledged writes."""
+    moments = sorted(op.return_ns for op in writes if op.outcome == "ok" and op.return_ns)
+    return max((b - a for a, b in pairwise(moments)), default=0) // 1_000_000
+
+
+def silences(node: Node, listed: list[list[int]]) -> list[str]:
+    """Silences of the health port that no pause, kill or start excuses."""
+    running: list[tuple[int, int]] = []
+    since = None
+    for ns, what in node.journal:
+        if since is not None:
+            running.append((since, ns))
+        since = {"start": ns + int(START_S * 1e9), "go": ns}.get(what)
+    found = []
+    for of, begin, end in listed:
+        for a, b in running if of == node.id else []:
+            silent = (min(end, b) - max(begin, a)) / 1e9
+            if silent > SILENCE_S:
+                found.append(f"/health of node {of} did not answer for {silent:.1f} s")
+    return found
