@@ -120,7 +120,7 @@ class Judge:
         if op.outcome == "ok":
             if op.revision is None or op.revision > at or op.revision < newest:
                 self.found.append(f"the key was written at {newest}: {text(op)}")
-            elif self.writer[op.revision].kind == "delete":
+            elif (write := self.writer.get(op.revision)) and write.kind == "delete":
                 self.found.append(f"a deleted key was read: {text(op)}")
         elif newest and not self.gone(op.key, newest, at, op):
             self.found.append(f"lost: {text(self.writer[newest])}: {text(op)}")

@@ -75,6 +75,8 @@ def make(seed: int, seconds: float, easy: bool = False) -> Plan:
         begun = len(plan.faults)
         for kind in storm:
             begin = at + rng.uniform(0.0, SPREAD_S)
+            if kind.endswith("-all"):       # last: it leaves the others of the storm no victim
+                begin = at + SPREAD_S
             lasts = max(rng.uniform(*LASTS_S), at + SPREAD_S - begin + 0.4)
             plan.faults.append(Fault(len(plan.faults), kind, begin, lasts, rng.getrandbits(48)))
         plan.storms.append(list(range(begun, len(plan.faults))))
@@ -119,7 +121,9 @@ def kinds_of(plan: Plan, rng: Random, easy: bool) -> list[str]:
     for _ in range(rng.choice((2, 2, 3, 3, 4))):
         kind = rng.choices(list(weights), list(weights.values()))[0]
         kinds.append(kind)
-        del weights[kind]
+        for other in list(weights):
+            if other == kind or (other.endswith("-all") and kind.endswith("-all")):
+                del weights[other]
     return kinds
 
 
