@@ -7,6 +7,7 @@
 PYTHON ?= python3
 DENGINE_BUILD ?= release
 TESTS ?=
+EVIDENCE ?= tests/evidence
 RUN := .venv/bin/python
 CORE := $(wildcard dengine/_core/*.pyx dengine/_core/*.pxd dengine/_core/*.h)
 SIM := $(wildcard tests/sim/*.pyx tests/sim/*.pxd)
@@ -20,8 +21,8 @@ BUILT_TESTS := $(BUILT)-tests
 export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
-.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test lint bench \
-        wheel docs clean
+.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test chaos lint \
+        bench wheel docs clean
 
 help: ## this list
 	@echo "make ..."
@@ -42,6 +43,11 @@ start-nginx: ## Nginx before the three, in the foreground: config/nginx.conf
 
 test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=debug
 	$(RUN) -m pytest $(TESTS)
+
+# Campaigns add to the evidence; FROM= goes on where one ended. SEED= repeats one run of it.
+chaos: $(BUILT) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=
+	$(RUN) -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/chaos.json)
 
 lint: $(INSTALLED) ## ruff, cython-lint, mypy
 	$(RUN) -m ruff check .

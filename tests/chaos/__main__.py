@@ -168,7 +168,8 @@ def main() -> int:
         os.environ[INSIDE] = "1"
         os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private",
                               sys.executable, "-m", "tests.chaos", *sys.argv[1:]])
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):      # a background shell ignores SIGINT
+        signal.signal(number, interrupt)
     verdicts: list[Verdict] = []
     try:
         with scratch() as directory:

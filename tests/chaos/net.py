@@ -10,7 +10,6 @@ import re
 import subprocess
 from collections.abc import Iterable
 
-BRIDGE = "br0"
 HOLD_S = 7200               # a keeper ends by itself after this
 COMMAND_S = 20.0
 HOST = 254                  # our last byte of an address
@@ -30,12 +29,21 @@ class Network:
 
     def __init__(self, run: int, nodes: int) -> None:
         self.prefix = f"10.{run // 250 % 250 + 1}.{run % 250 + 1}"
+        self.bridge = f"br{run % 1_000_000}"
+        self.veth = f"v{run % 1_000_000}-"      # the kernel takes its time to remove the last ones
         self.keepers: dict[int, subprocess.Popen[bytes]] = {}
         self.rules: dict[int, tuple[frozenset[tuple[int, int]], str]] = {}
+        try:
+            self.open(nodes)
+        except BaseException:
+            self.close()
+            raise
+
+    def open(self, nodes: int) -> None:
         sh("ip", "link", "set", "lo", "up")
-        sh("ip", "link", "add", BRIDGE, "type", "bridge")
-        sh("ip", "addr", "add", f"{self.prefix}.{HOST}/24", "dev", BRIDGE)
-        sh("ip", "link", "set", BRIDGE, "up")
+        sh("ip", "link", "add", self.bridge, "type", "bridge")
+        sh("ip", "addr", "add", f"{self.prefix}.{HOST}/24", "dev", self.bridge)
+        sh("ip", "link", "set", self.bridge, "up")
         for i in range(1, nodes + 1):
             self.join(i)
 
@@ -51,9 +59,9 @@ class Network:
         assert keeper.stdout is not None
         if keeper.stdout.readline() != b"held\n":
             raise OSError(f"no namespaces for node {i}")
-        sh("ip", "link", "add", f"n{i}", "type", "veth",
+        sh("ip", "link", "add", f"{self.veth}{i}", "type", "veth",
            "peer", "name", "eth0", "netns", str(keeper.pid))
-        sh("ip", "link", "set", f"n{i}", "master", BRIDGE, "up")
+        sh("ip", "link", "set", f"{self.veth}{i}", "master", self.bridge, "up")
         self.inside(i, "ip", "addr", "add", f"{self.address(i)}/24", "dev", "eth0")
         self.inside(i, "ip", "link", "set", "eth0", "up")
         self.inside(i, "ip", "link", "set", "lo", "up")
@@ -100,6 +108,8 @@ class Network:
                 f"table ip chaos {{\n{body}\n}}\nflush chain ip chaos in\n{rules}\n"))
 
     def close(self) -> None:
+        for link in [self.bridge, *(f"{self.veth}{i}" for i in self.keepers)]:
+            subprocess.run(["ip", "link", "del", link], capture_output=True, timeout=COMMAND_S)
         for keeper in self.keepers.values():
             keeper.kill()
         for keeper in self.keepers.values():
@@ -107,4 +117,3 @@ class Network:
             if keeper.stdout:
                 keeper.stdout.close()
         self.keepers.clear()
-        subprocess.run(["ip", "link", "del", BRIDGE], capture_output=True, timeout=COMMAND_S)
