@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,8 @@ SILENCE_S = 3.0
 CALM_S = 1.5                # of load after the cluster serves again
 CHILD_S = 15.0
 LOOK_S = 0.1
+RESTARTS = 1                # of a node that ended by itself
+STALL_S = 1.0               # of our own watch: the machine is too slow to judge by time
 FINAL_READERS = 16
 
 
@@ -128,7 +131,8 @@ class Run:
             raise OSError(f"{child.args}: exit status {status}")
 
     async def look_after(self) -> None:
-        """A node that ends by itself is a violation; the run goes on with a new process."""
+        """A node that ends by itself is a violation; the run goes on with a new process, once."""
+        ends: Counter[int] = Counter()
         while True:
             for node in self.nodes.values():
                 status = node.ended()
@@ -137,7 +141,9 @@ class Run:
                         f"node {node.id} ended by itself, status {status}:\n{node.tail()}")
                     node.note("stop")
                     node.process, node.paused = None, False
-                    node.start()
+                    ends[node.id] += 1
+                    if ends[node.id] <= RESTARTS:
+                        node.start()
             await asyncio.sleep(LOOK_S)
 
     def stop_nodes(self) -> None:
@@ -235,8 +241,11 @@ class Run:
         watched = json.loads((self.root / "watched.json").read_text())
         verdict.violations += check(history)
         verdict.violations += watched["violations"]
-        for node in self.nodes.values():
-            verdict.violations += silences(node, watched["silences"])
+        if watched["stall_s"] > STALL_S:
+            verdict.void.append(f"the machine stood still for {watched['stall_s']:.1f} s")
+        else:
+            for node in self.nodes.values():
+                verdict.violations += silences(node, watched["silences"])
         writes = [op for op in history if op.kind in WRITES]
         verdict.operations = sum(op.outcome in ("ok", "conflict", "missing") for op in history
                                  if op.policy != "final")

@@ -22,6 +22,7 @@ EVERY_S = 0.005
 GIVE_UP_S = 0.5
 HEALTH_EVERY = 10           # every so often /health is asked, else /primary
 SILENCE_S = 0.5             # a longer one is listed
+PULSE_S = 0.05              # of this process, to notice that the machine stood still
 
 
 class Exchange(asyncio.Protocol):
@@ -65,6 +66,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.samples = 0
+        self.stall_s = 0.0                      # longest time that this process did not run
         self.violations: list[str] = []
         self.silences: list[tuple[int, int, int]] = []      # node, from, to in ns
         self.heard: dict[int, int] = {}         # node -> when it answered last
@@ -111,7 +113,7 @@ class Watch:
             self.listen(node, now)
         return {"samples": self.samples, "violations": self.violations[:50],
                 "silences": self.silences, "terms": len(self.owners),
-                "owners": self.owners}
+                "owners": self.owners, "stall_s": self.stall_s}
 
 
 async def follow(watch: Watch, node: int, host: str, port: int, end: asyncio.Event) -> None:
@@ -127,12 +129,19 @@ async def follow(watch: Watch, node: int, host: str, port: int, end: asyncio.Eve
         await asyncio.sleep(max(0.001, EVERY_S - (time.monotonic_ns() - sent) / 1e9))
 
 
+async def pulse(watch: Watch, end: asyncio.Event) -> None:
+    while not end.is_set():
+        begun = time.monotonic()
+        await asyncio.sleep(PULSE_S)
+        watch.stall_s = max(watch.stall_s, time.monotonic() - begun - PULSE_S)
+
+
 async def main(spec: dict) -> dict:
     end, watch = asyncio.Event(), Watch()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
     print("ready", flush=True)
-    await asyncio.gather(*(follow(watch, int(i), host, port, end)
-                           for i, (host, port) in spec["health"].items()))
+    await asyncio.gather(pulse(watch, end), *(follow(watch, int(i), host, port, end)
+                                              for i, (host, port) in spec["health"].items()))
     return watch.report()
 
 
