@@ -1,7 +1,7 @@
 """Store as its user sees it: a dict that is durable, one node in this process.
 
-What a user expects of each call, against a dict; from many threads; and after kill -9. What becomes
-of a store that is damaged, forked, interrupted or forgotten is in test_store_faults.py.
+What a user expects of each call, against a dict; from many threads; and after kill -9. Other files
+have its directory, and what becomes of a store that is forked, interrupted or forgotten.
 """
 
 import os

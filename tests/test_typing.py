@@ -54,7 +54,8 @@ def present(module: Any) -> Iterator[str]:
             for attribute in vars(value):
                 if attribute not in ADDED and (attribute in OWN or not attribute.startswith("_")):
                     yield f"{name}.{attribute}"
-        elif inspect.isroutine(value) and value.__module__ == module.__name__:
+        elif (inspect.isroutine(value) and value.__module__ == module.__name__
+                and name not in ADDED and not name.startswith("__pyx_")):
             yield name
 
 

@@ -72,4 +72,4 @@ cdef int put_outcome(Out *out, Shape shape, uint8_t op, int status, uint64_t rev
 # revision: CONFLICTED the key's, NO_KEY the store's, else 0.
 cdef int put_problem(Out *out, Shape shape, int problem, uint64_t revision) except -1
 # Called about once a second: the Date of all answers.
-cpdef void refresh_date()
+cpdef int refresh_date() except -1

@@ -17,5 +17,5 @@ def title(problem: int) -> tuple[int, str]:
 def problem(which: int, bare: bool = False) -> bytes:
     """The whole answer for a problem, after which the connection closes."""
 
-def refresh_date() -> None:
+def refresh_date() -> int:
     """Sets the Date of all answers to now."""

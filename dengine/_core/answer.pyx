@@ -234,9 +234,10 @@ cdef int put_problem(Out *out, Shape shape, int problem, uint64_t revision) exce
     return 0 if shape.bare else put(out, body, len(body))
 
 
-cpdef void refresh_date():
+cpdef int refresh_date() except -1:
     cdef bytes now = formatdate(usegmt=True).encode()
     memcpy(date, <const char *>now, sizeof(date))
+    return 0
 
 
 # -------------------------------------------------------------------------------------- parts

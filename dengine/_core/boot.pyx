@@ -1,6 +1,7 @@
 """Opens, watches and closes the core of one node.
 
-It decides the order of recovery: identity, log, configuration, consensus, session. It knows no sockets.
+It decides the order of recovery: identity, log, configuration, consensus, session. It knows no
+sockets.
 """
 from libc.stdint cimport uint64_t
 from libc.string cimport memset

@@ -50,7 +50,7 @@ cdef class KV:
     cdef int delete(self, const char *key, uint32_t key_size) except -1     # 1 deleted, 0 missing
     cpdef Pin pin(self)
     # A digest of all keys, values and revisions: equal on nodes that applied the same entries.
-    cpdef uint64_t digest(self)
+    cpdef uint64_t digest(self) except? 0
 
     cdef int split(self, uint32_t hash) except -1
     cdef int double_directory(self) except -1
@@ -64,7 +64,7 @@ cdef class Pin:
     cdef readonly size_t count
 
     cpdef Scan scan(self, bytes prefix=*, bytes start=*)
-    cpdef uint64_t digest(self)
+    cpdef uint64_t digest(self) except? 0
 
 
 cdef class Scan:

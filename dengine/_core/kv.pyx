@@ -115,7 +115,7 @@ cdef class KV:
         pin.count = self.count
         return pin
 
-    cpdef uint64_t digest(self):
+    cpdef uint64_t digest(self) except? 0:
         """Equal for stores that made the same changes in the same order."""
         return digest_of(self.root, self.revision)
 
@@ -244,7 +244,7 @@ cdef class Pin:
         )
         return scan
 
-    cpdef uint64_t digest(self):
+    cpdef uint64_t digest(self) except? 0:
         """The digest of the store when it was pinned. Other threads run meanwhile."""
         cdef uint64_t digest
         with nogil:

@@ -2,7 +2,8 @@
 
 It decides who runs the turn and who waits. What a write means and when it is durable is the core's.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize,
+                            PyBytes_GET_SIZE)
 from libc.stdint cimport uint32_t
 
 from dengine._core.codec cimport (DELETE, PUT, encode_delete, encode_put)
@@ -114,7 +115,7 @@ cdef class LocalStore:
         return self.turn.kv.revision
 
     def items(self, prefix=b"", start=b""):
-        """(key, value) pairs in key order, as they are at this call whatever is written meanwhile."""
+        """(key, value) pairs in key order, as they are at this call whatever is written then."""
         if unlikely(not self.usable):
             self.refuse()
         return self.turn.kv.pin().scan(self.text(prefix), self.text(start))
@@ -176,8 +177,9 @@ cdef class LocalStore:
         self.usable = False
         if call.status == STOPPED or self.forked:
             self.refuse()
-        raise OutcomeUnknownError(f"the store stopped while this write was under way ({failed}): it "
-                                  "may be applied; open the store again and read the key") from failed
+        raise OutcomeUnknownError(
+            f"the store stopped while this write was under way ({failed}): it may be applied; open "
+            "the store again and read the key") from failed
 
     cdef int wait(self, Call call) except -1:
         """Until `call` is done: this thread drives the turn, or waits for the one that does."""
@@ -193,8 +195,7 @@ cdef class LocalStore:
                         self.driver = None
                     break
                 if self.driving == PyThread_get_thread_ident():
-                    # a signal handler that writes while this thread drives
-                    self.drive(call)
+                    self.drive(call)            # in a signal handler, while this thread drives
                     break
                 self.waiting.append(call)
                 clock_gettime(CLOCK_REALTIME, &until)
@@ -225,7 +226,7 @@ cdef class LocalStore:
         self.usable = False
 
     def check(self):
-        """Raises what a call would raise: ClosedError, ForkedError, the error that stopped the node."""
+        """Raises what a call would raise: ClosedError, ForkedError, what stopped the node."""
         if not self.usable or self.turn.failed is not None:
             self.refuse()
 

@@ -7,8 +7,7 @@ from dengine._core.wire cimport Frame
 
 cdef enum:
     HANDSHAKE_BYTES = 512       # a first frame longer than this is not ours
-    # unsent bytes of one connection: above, the peer does not read; it is closed
-    QUEUE_BYTES = 64 << 20
+    QUEUE_BYTES = 64 << 20      # unsent bytes; above, the peer does not read and is closed
 
 
 cdef class Peer(Link):

@@ -26,7 +26,7 @@ FAULTS = {
 
 
 cdef class Peer(Link):
-    """An asyncio protocol; `slot` is the peer that was dialled, or -1 for an accepted connection."""
+    """An asyncio protocol; `slot` is the peer that was dialled, -1 for an accepted one."""
 
     def __init__(self, Turn turn not None, int slot, on_event, on_up, on_lost):
         self.turn = turn
@@ -245,7 +245,7 @@ cdef class Peer(Link):
         return "an unknown address" if peer is None else f"{peer[0]}:{peer[1]}"
 
     def look(self, uint64_t ping_us, uint64_t silent_us):
-        """Called by the node's timer: a silent connection is given up, an idle one says something."""
+        """By the node's timer: a silent connection is given up, an idle one says something."""
         cdef uint64_t now = self.turn.io.now_us(self.turn.io.ctx)
         cdef Outbox box
         if self.closed:

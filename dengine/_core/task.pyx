@@ -2,7 +2,8 @@
 
 A status becomes an exception in one table, `failure`, and nowhere else.
 """
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize,
+                            PyBytes_GET_SIZE)
 from libc.stdint cimport uint8_t, uint32_t
 
 from dengine._core.codec cimport (DELETE, DELETE_IF, GET, IS_REVISION, PUT, PUT_IF, encode_delete,
@@ -26,7 +27,7 @@ cdef enum:
 
 
 cdef object failure(int status, uint64_t revision, object failed):
-    """The exception that tells a task what a status means for its data. `failed`: what stopped the node."""
+    """What tells a task what a status means for its data. `failed`: what stopped the node."""
     if status == CONFLICT:
         return ConflictError("the key is at another revision than asked for: nothing was written; "
                              "read it and decide again", revision)
@@ -35,8 +36,8 @@ cdef object failure(int status, uint64_t revision, object failed):
                                 "changed; repeating it is safe")
     if status == UNKNOWN:
         when = "before its deadline" if failed is None else f"before the node stopped ({failed})"
-        return OutcomeUnknownError(f"the write was sent to a leader but not confirmed {when}: it may "
-                                   "be applied; read before repeating it")
+        return OutcomeUnknownError(f"the write was sent to a leader but not confirmed {when}: it "
+                                   "may be applied; read before repeating it")
     if status == UNAVAILABLE:
         return UnavailableError("no leader confirmed this read before its deadline: try again, or "
                                 "read with consistency='eventual'")
@@ -231,7 +232,8 @@ cdef class Gate:
         cdef Task task
         if consistency is not None:
             if consistency not in POLICIES:
-                raise ValueError(f"consistency is one of {', '.join(POLICIES)}, not {consistency!r}")
+                raise ValueError(f"consistency is one of {', '.join(POLICIES)}, not "
+                                 f"{consistency!r}")
             policy = POLICIES[consistency]
         self.check()
         item = self.turn.kv.get(PyBytes_AS_STRING(k), <uint32_t>PyBytes_GET_SIZE(k))
