@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from tests.chaos import plan as plans
+from tests.chaos.http import Connection
+from tests.chaos.load import HOT_KEYS, Operation, perform
 from tests.chaos.net import Network
 from tests.chaos.nodes import Node
 from tests.chaos.plan import Fault, Plan
@@ -20,6 +22,10 @@ WALL_US = (-3_600_000_000, -1_000_000, 1_000_000, 86_400_000_000)   # also a day
 WALL_STEP_S = 0.3
 CATCH_UP_S = 30.0           # of a node that lost power in MemFirst
 LOSS_PERCENT = (3, 40)
+QUEUED = 6                  # reads that wait in the sockets of a paused node when it goes on
+QUEUED_S = 0.04             # so long before that they are sent: what others wrote is older
+PATIENCE_S = 2.0            # until such a read is answered
+OURS = -1_000_000           # process numbers of these reads, downwards
 Ask = Callable[[Node, str], Awaitable[tuple[int, dict]]]
 
 
@@ -42,6 +48,8 @@ class Faults:
     ask: Ask
     done: list[Done] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)    # of the runner: the run is void
+    struck: int | None = None       # the node that a fault of this storm singles out
+    queued: list[Operation] = field(default_factory=list)       # part of the history
 
     async def run(self, origin_ns: int) -> None:
         """All faults of the plan, storm by storm; a storm that lasts longer than planned shifts
@@ -52,6 +60,7 @@ class Faults:
                 for fault in faults:
                     group.create_task(self.one(fault, origin_ns))
             planned = origin_ns + int(max(f.at_s + f.lasts_s for f in faults) * 1e9)
+            self.struck = None
             origin_ns += max(0, time.monotonic_ns() - planned)
 
     async def one(self, fault: Fault, origin_ns: int) -> None:
@@ -61,6 +70,8 @@ class Faults:
         until = origin_ns + int((fault.at_s + fault.lasts_s) * 1e9)
         rng = Random(fault.seed)
         leader = await self.leader()
+        if leader and fault.kind in plans.SINGLE_OUT:
+            self.struck = leader
         done.begin_ns = time.monotonic_ns()
         try:
             if fault.kind in plans.LINK_KINDS:
@@ -108,13 +119,19 @@ class Faults:
         """Pauses, kills or cuts; whoever another fault has down by now is left alone."""
         kind = done.fault.kind
         every = kind.endswith("-all")           # also those that are paused
-        up = sorted(n.id for n in self.nodes.values()
-                    if (n.process if every else n.up) and n.ended() is None)
-        chosen = plans.victims(kind, up, len(self.nodes), leader, rng)
-        done.on = " ".join(map(str, chosen))
+        up = [i for i in sorted(self.nodes) if self.strikes(i, every)]
+        chosen = plans.victims(kind, up, len(self.nodes), leader, self.struck, rng)
         what = kind.partition("-")[0]
         act = {"pause": self.pause, "kill": self.kill, "cut": self.cut}[what]
+        waiting: list[tuple[Connection, Operation]] = []
+        if what == "pause":
+            for i in chosen:
+                waiting += await self.connect(self.nodes[i])
+            chosen = [i for i in chosen if self.strikes(i, every)]      # time has passed
+        done.on = " ".join(map(str, chosen))
         held = [act(self.nodes[i]) for i in chosen]
+        await self.until(until - int(QUEUED_S * 1e9))
+        reads = [asyncio.create_task(self.read(c, op)) for c, op in waiting]
         await self.until(until)
         for i, process in zip(chosen, held, strict=True):
             node = self.nodes[i]
@@ -126,8 +143,31 @@ class Faults:
                 if what == "cut":
                     node.regain_power(rng)
                 node.start()
+        await asyncio.gather(*reads)
         if what == "cut" and self.plan.strategy == "MemFirst" and not plans.VOTES_ARE_MARKED:
             await self.caught_up(chosen)
+
+    async def connect(self, node: Node) -> list[tuple[Connection, Operation]]:
+        """Connections that the node has accepted, for reads that it shall find when it goes on:
+        what it then believes of its lease and its leadership is old."""
+        found = []
+        for n in range(QUEUED):
+            connection = Connection(node.host, node.http)
+            warm = Operation(0, "get", "k0", node.id, 0, policy="eventual")
+            await perform(connection, warm, PATIENCE_S)
+            read = Operation(OURS - len(self.queued) - n, "get", f"k{n % HOT_KEYS}", node.id, 0,
+                             policy=("lease", "lease", "linearizable")[n % 3])
+            found.append((connection, read))
+        self.queued += [op for _, op in found]
+        return found
+
+    async def read(self, connection: Connection, op: Operation) -> None:
+        await perform(connection, op, PATIENCE_S)
+        connection.close()
+
+    def strikes(self, i: int, paused_too: bool) -> bool:
+        node = self.nodes[i]
+        return bool(node.process if paused_too else node.up) and node.ended() is None
 
     def pause(self, node: Node) -> object:
         node.pause()

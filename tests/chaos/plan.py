@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from random import Random
 
 CALM_S = (0.8, 2.0)         # between two storms: clients make progress
-SPREAD_S = 0.5              # within which the faults of one storm begin
+SPREAD_S = (0.2, 1.6)       # from the first fault of a storm to each other: it acts alone a while
 LASTS_S = (1.0, 4.0)        # a fault, from its beginning
+OVERLAP_S = 0.4             # of the first fault of a storm and each other, at least
+FOCUS = 0.5                 # of the node faults strike who is struck already: the rest goes on
 FIRST_S = 0.7               # of load before the first storm
 EASY_KINDS = ("pause", "kill")          # need neither namespaces nor mounts
 
@@ -35,6 +37,7 @@ NODE_KINDS = {
     "cut-all": 2,           # DiskFirst only: MemFirst does not promise to survive it
     "wall": 2,              # jumps of the wall clock, also backwards
 }
+SINGLE_OUT = ("isolate-leader", "pause-leader", "kill-leader")
 # Until votes of a node that forgot are marked, MemFirst promises to survive a cut only "while the
 # others stay up until the node that lost power has caught up" (README), so such a cut meets
 # nothing but jumps of the wall clock. With marked votes this becomes True and the restriction goes.
@@ -73,11 +76,14 @@ def make(seed: int, seconds: float, easy: bool = False) -> Plan:
         storm = [] if easy else memfirst_cut(plan, rng, at)
         storm = storm or kinds_of(plan, rng, easy)
         begun = len(plan.faults)
-        for kind in storm:
-            begin = at + rng.uniform(0.0, SPREAD_S)
-            if kind.endswith("-all"):       # last: it leaves the others of the storm no victim
-                begin = at + SPREAD_S
-            lasts = max(rng.uniform(*LASTS_S), at + SPREAD_S - begin + 0.4)
+        for n, kind in enumerate(storm):
+            begin, lasts = at, rng.uniform(*LASTS_S)
+            if n == 0:
+                lasts = max(lasts, SPREAD_S[1] + OVERLAP_S)
+            elif kind.endswith("-all"):     # last: it leaves the others of the storm no victim
+                begin += SPREAD_S[1]
+            else:
+                begin += rng.uniform(*SPREAD_S)
             plan.faults.append(Fault(len(plan.faults), kind, begin, lasts, rng.getrandbits(48)))
         plan.storms.append(list(range(begun, len(plan.faults))))
         at = max(f.at_s + f.lasts_s for f in plan.faults[begun:]) + rng.uniform(*CALM_S)
@@ -124,7 +130,7 @@ def kinds_of(plan: Plan, rng: Random, easy: bool) -> list[str]:
         for other in list(weights):
             if other == kind or (other.endswith("-all") and kind.endswith("-all")):
                 del weights[other]
-    return kinds
+    return sorted(kinds, key=lambda kind: kind.endswith("-all"))
 
 
 def links(kind: str, ids: list[int], leader: int | None, rng: Random) -> set[tuple[int, int]]:
@@ -154,10 +160,14 @@ def links(kind: str, ids: list[int], leader: int | None, rng: Random) -> set[tup
     return set(both) | {(b, a) for a, b in both}
 
 
-def victims(kind: str, up: list[int], nodes: int, leader: int | None, rng: Random) -> list[int]:
-    """The nodes that a fault of this kind strikes, out of those that run; none: it cannot."""
+def victims(kind: str, up: list[int], nodes: int, leader: int | None, struck: int | None,
+            rng: Random) -> list[int]:
+    """The nodes that a fault of this kind strikes, out of those that run; none: it cannot.
+    `struck`: the node that another fault of the storm singles out."""
     if not up:
         return []
+    if kind in ("pause", "kill", "cut") and struck in up and rng.random() < FOCUS:
+        return [struck]
     if kind.endswith("-all"):
         return up
     if kind.endswith("-leader"):

@@ -204,7 +204,8 @@ class Run:
     # ----------------------------------------------------------------------------- judgement
     def history(self) -> list[Operation]:
         with (self.root / "history.ndjson").open() as lines:
-            return [Operation(**json.loads(line)) for line in lines] + self.own
+            return [Operation(**json.loads(line)) for line in lines] + [
+                *self.own, *self.faults.queued]
 
     async def read_all(self) -> None:
         """Every key, at every node: they agree, so even a local read must be fresh."""
@@ -212,14 +213,14 @@ class Run:
         with (self.root / "final.ndjson").open("w") as out:
             for i, connection in self.connections.items():
                 for key in keys:
-                    op = Operation(-1_000_000 - i, "get", key, i, 0, policy="eventual")
+                    op = Operation(-1000 - i, "get", key, i, 0, policy="eventual")
                     await perform(connection, op, 5.0)
                     op.policy = "final"
                     self.own.append(op)
                     if op.outcome not in ("ok", "missing"):
                         self.verdict.violations.append(f"a final read failed: {op}")
                         return
-            for op in self.own:
+            for op in [*self.own, *self.faults.queued]:
                 out.write(json.dumps(asdict(op)) + "\n")
 
     async def read_metrics(self) -> None:
