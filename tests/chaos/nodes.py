@@ -57,6 +57,12 @@ class Node:
     def up(self) -> bool:
         return self.process is not None and not self.paused
 
+    @property
+    def was_paused(self) -> bool:
+        """Since its process started."""
+        events = [what for _, what in self.journal]
+        return "pause" in events[len(events) - events[::-1].index("start"):]
+
     def note(self, what: str) -> None:
         self.journal.append((time.monotonic_ns(), what))
 
