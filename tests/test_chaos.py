@@ -20,7 +20,7 @@ from tests.cluster import ROOT, eventually
 WHY_NOT = missing()
 full = pytest.mark.skipif(bool(WHY_NOT) and not os.environ.get("DENGINE_CI"), reason=WHY_NOT)
 SECONDS = "7"               # of faults; seeds whose plans have much in it
-SEEDS = {"DiskFirst, power of all": 31, "MemFirst, power of one, leader paused": 33}
+SEEDS = {"DiskFirst, power of all": 20, "MemFirst, power of one": 33}
 RUN_S = 150.0
 
 
@@ -123,7 +123,7 @@ def holding(directory: Path) -> list[str]:
 def test_nothing_outlives_the_runner(number, tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     environment.pop("DENGINE_CHAOS_INSIDE", None)
-    with subprocess.Popen([sys.executable, "-m", "tests.chaos", "--seed", "31"], cwd=ROOT,
+    with subprocess.Popen([sys.executable, "-m", "tests.chaos", "--seed", "20"], cwd=ROOT,
                           env=environment, stdout=subprocess.DEVNULL) as runner:
         try:
             eventually("faults", lambda: list(tmp_path.glob(f"{PREFIX}*/*/load.spec.json")), 40.0)

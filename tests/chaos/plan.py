@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from random import Random
 
 CALM_S = (0.8, 2.0)         # between two storms: clients make progress
-SPREAD_S = (0.2, 1.6)       # from the first fault of a storm to each other: it acts alone a while
+SPREAD_S = (0.3, 2.4)       # from the first fault of a storm to each other: it acts alone a while
 LASTS_S = (1.0, 4.0)        # a fault, from its beginning
 OVERLAP_S = 0.4             # of the first fault of a storm and each other, at least
+FIRST = ("isolate-leader", "isolate-leader", "pause-leader", "partition", "one-way")
+FIRST_OF_THESE = 0.6        # of the storms begin with what makes an old leader beside a new one
 FOCUS = 0.5                 # of the node faults strike who is struck already: the rest goes on
 FIRST_S = 0.7               # of load before the first storm
 EASY_KINDS = ("pause", "kill")          # need neither namespaces nor mounts
@@ -124,8 +126,10 @@ def kinds_of(plan: Plan, rng: Random, easy: bool) -> list[str]:
             if kind == "cut-all" or not VOTES_ARE_MARKED:
                 weights.pop(kind, None)
     kinds: list[str] = []
-    for _ in range(rng.choice((2, 2, 3, 3, 4))):
+    for n in range(rng.choice((2, 2, 3, 3, 4))):
         kind = rng.choices(list(weights), list(weights.values()))[0]
+        if n == 0 and rng.random() < FIRST_OF_THESE:
+            kind = rng.choice([k for k in FIRST if k in weights])
         kinds.append(kind)
         for other in list(weights):
             if other == kind or (other.endswith("-all") and kind.endswith("-all")):
