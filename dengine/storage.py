@@ -2,7 +2,7 @@
 
     DIR/lock    held (flock) while a process has the directory open
     DIR/meta    identity and hard state, see _core/meta.pxd
-    DIR/log/    segments, see _core/log.pxd
+    DIR/log/    segments, see _core/segments.pxd
 
 It decides what is opened in which order; it knows no bytes of the files but the lock's.
 """

@@ -76,7 +76,8 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.flusher = Worker()
     turn.preparer = Worker()
     turn.log.open(turn.io, directory + b"/log", turn.meta.state.cluster,
-                  turn.meta.state.incarnation, setup.strategy, setup.segment_bytes, turn.preparer)
+                  turn.meta.state.incarnation, setup.segment_bytes, turn.preparer)
+    turn.log.strategy = setup.strategy
     turn.log.threshold = setup.threshold
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us

@@ -13,11 +13,11 @@ from libc.string cimport memset
 from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
                                   record_check)
 from dengine._core.flush cimport mark_decode, refresh
-from dengine._core.log cimport (Segment, SegmentHeader, header_decode, segment_free, segment_new,
-                                segment_note)
+from dengine._core.segments cimport (UNIT, Segment, SegmentHeader, header_decode, offset_of,
+                                     segment_free, segment_new, segment_note)
 from dengine._core.types cimport MAX_RECORD, PAGE, SEGMENT_DATA
 
-from dengine._core.log import segment_name
+from dengine._core.segments import segment_name
 from dengine.errors import CorruptionError, FormatError
 
 cdef extern from "<fcntl.h>" nogil:
@@ -25,7 +25,6 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     WINDOW = 4 << 20            # bytes read at once; more than the largest record
-    UNIT = 8
 
 FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match its checksum",
           5: "does not continue the log"}
@@ -203,7 +202,7 @@ cdef class Scan:
             s = self.log.segments[self.log.count - 1]
             if index + 1 - s.first < s.count:
                 s.count = index + 1 - s.first
-                s.end = <uint64_t>s.offsets[s.count] * UNIT
+                s.end = offset_of(s, index + 1)
         self.found.terms.cut(index)
         self.configs = [i for i in self.configs if i <= index]
         self.log.scratch_first = 0

@@ -41,8 +41,9 @@ cdef class LogBench:
         self.flusher = Worker()
         self.preparer = Worker()
         self.log = Log()
-        self.log.open(self.io, directory.encode(), cluster, incarnation, strategy, segment_bytes,
+        self.log.open(self.io, directory.encode(), cluster, incarnation, segment_bytes,
                       self.preparer)
+        self.log.strategy = strategy
         self.log.threshold = threshold
         self.log.interval_us = interval_us
         self.log.max_unflushed_us = max_unflushed_us
