@@ -20,7 +20,7 @@ HOT = {
     "wire": ["frame_check", "append_decode", "message_decode", "gather"],
     "log": ["append", "append_record", "place_for", "appended", "in_memory", "span"],
     "segments": ["holder", "measure"],
-    "raft": ["on_heard", "on_durable", "advance", "confirm", "next_append", "sent", "sendable"],
+    "replicate": ["on_heard", "on_durable", "advance", "confirm", "next_append", "sent", "sendable"],
     "quorum": ["half_value", "quorum_value"],
     "terms": ["find", "at"],
     "apply": ["apply", "execute"],

@@ -8,6 +8,7 @@ from libc.string cimport memset
 
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
+from dengine._core.consensus cimport FOLLOWER, LEADER, Options
 from dengine._core.flush cimport Worker
 from dengine._core.frames cimport adopt
 from dengine._core.kernel cimport kernel
@@ -15,7 +16,7 @@ from dengine._core.kv cimport KV
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
 from dengine._core.quorum cimport Config, config_from, is_voter
-from dengine._core.raft cimport FOLLOWER, LEADER, Options, Raft
+from dengine._core.raft cimport Raft
 from dengine._core.recovery cimport Found, recover
 from dengine._core.session cimport Session
 from dengine._core.types cimport RECORD_HEADER

@@ -11,8 +11,9 @@ from libc.string cimport memcpy, memset
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Members, Reader,
                                   Record, command_decode, members_decode, padded, record_check,
                                   take_bytes, take_u32, take_u64)
+from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Message, Run
 from dengine._core.quorum cimport Config, config_from
-from dengine._core.raft cimport DIVERGED, LEADER, NO_CUT, REJECTED, TERM_MAX, Message, Run
+from dengine._core.raft cimport NO_CUT
 from dengine._core.turn cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,

@@ -8,13 +8,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport Members
+from dengine._core.consensus cimport Message
 from dengine._core.flush cimport Worker
 from dengine._core.kv cimport KV
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
 from dengine._core.quorum cimport Config
-from dengine._core.raft cimport Grant, Message, Raft
+from dengine._core.raft cimport Raft
 from dengine._core.reads cimport Reads
+from dengine._core.replicate cimport Grant
 from dengine._core.session cimport Results, Session
 from dengine._core.types cimport MAX_MEMBERS, Io, Job, Link, Waiter
 from dengine._core.wire cimport Outbox

@@ -7,9 +7,9 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, ENTRY_NOOP, GET, encode_members,
                                   encode_register)
+from dengine._core.consensus cimport LEADER
 from dengine._core.flush cimport load_acquire
 from dengine._core.quorum cimport config_from, slot_of
-from dengine._core.raft cimport LEADER
 from dengine._core.reads cimport Batch
 from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, EVENTUAL, FRAME_ENTRIES, JOB_META,
                                   JOB_PREPARE, JOB_READ, LEASE, MISSING, NOT_PROPOSED, OK, PAGE,

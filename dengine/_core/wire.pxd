@@ -17,7 +17,7 @@
 #    BYE       u16 + text: why the connection is closed
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from dengine._core.raft cimport Message, Run
+from dengine._core.consensus cimport Message, Run
 from dengine._core.types cimport iovec
 
 cdef enum:

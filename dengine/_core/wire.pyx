@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport Reader, take_u16, take_u32, take_u64
 from dengine._core.crc cimport crc32c
-from dengine._core.raft cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED
+from dengine._core.consensus cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED
 from dengine._core.types cimport FRAME_MAX, unlikely
 
 cdef enum:

@@ -4,9 +4,11 @@ from collections import namedtuple
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
+from dengine._core.consensus cimport MSG_APPEND, Message, Options, Run
 from dengine._core.quorum cimport Config
-from dengine._core.raft cimport (MSG_APPEND, NO_CUT, RUNS, Message, Options, Raft, Run)
+from dengine._core.raft cimport NO_CUT, Raft
 from dengine._core.terms cimport Terms
+from dengine._core.types cimport RUNS
 
 Msg = namedtuple("Msg", "kind to term index index_term count commit round flags")
 MS = 1000

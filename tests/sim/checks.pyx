@@ -5,7 +5,7 @@ It decides what is a violation. It reads the nodes and changes nothing; node i h
 from libc.string cimport memset
 
 from dengine._core.meta cimport MetaSlot
-from dengine._core.raft cimport GRANTED, LEADER, PRE, Message
+from dengine._core.consensus cimport GRANTED, LEADER, PRE, Message
 from dengine._core.types cimport MEM_FIRST
 from dengine._core.wire cimport (FRAME_DURABLE, FRAME_OK, FRAME_VOTE,
                                  FRAME_VOTED, Frame, frame_check, message_decode)

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t
 from dengine._core cimport frames
 from dengine._core.codec cimport (DELETE, ENTRY_COMMAND, GET, PUT, Record, encode_delete,
                                   encode_put)
-from dengine._core.raft cimport LEADER
+from dengine._core.consensus cimport LEADER
 from dengine._core.types cimport EVENTUAL, MISSING, RECORD_HEADER
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
 from tests.sim.network cimport MemLink, SimNode, virtual_now

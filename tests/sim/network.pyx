@@ -9,7 +9,7 @@ from dengine._core cimport frames
 from dengine._core.boot cimport boot
 from dengine._core.flush cimport Ring, refresh
 from dengine._core.kernel cimport kernel
-from dengine._core.raft cimport LEADER
+from dengine._core.consensus cimport LEADER
 from dengine._core.types cimport JOB_META, JOBS, UNKNOWN, Job
 from dengine._core.wire cimport (FRAME_HELLO, FRAME_OK, FRAME_PART, Hello, Outbox, frame_check,
                                  hello_decode)

@@ -1,0 +1,112 @@
+# The leader's side of consensus: what is sent to whom, what a quorum has, which reads may go.
+#
+# Replication holds what a node knows of its log and its peers; raft.pxd adds who leads. It knows
+# no bytes of entries, no clock and no I/O.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from dengine._core.consensus cimport Message, Options
+from dengine._core.quorum cimport Config
+from dengine._core.terms cimport Terms
+from dengine._core.types cimport MAX_MEMBERS, WINDOW_FRAMES
+
+cdef enum:
+    # rounds whose sending time is remembered; older ones extend no lease
+    ROUNDS = 4096
+
+ctypedef struct Progress:       # what the leader knows of one peer, by slot
+    uint64_t match              # highest index known durable there
+    uint64_t next               # first index not sent yet
+    uint64_t heard              # newest round it echoed
+    uint64_t told               # commit index it was last sent
+    # tell it at once when this index is committed; 0: with the next append
+    uint64_t want
+    uint64_t backoff            # rejections of older rounds than this are stale
+    uint64_t bytes              # in flight
+    uint64_t frame_last[WINDOW_FRAMES]
+    uint32_t frame_bytes[WINDOW_FRAMES]
+    uint32_t frame_first        # oldest of the ring
+    uint32_t frames             # in flight
+    bint probing                # one append at a time until prev is known to match
+    bint up                     # the connection
+    bint due                    # must be sent something in this Ready, if only an empty append
+    bint fetching               # its next entries are being read from disk
+    bint diverged               # it holds another crc at an equal (index, term)
+
+ctypedef struct Grant:          # a read that may be answered once `index` is applied
+    uint64_t ticket
+    uint64_t index
+
+ctypedef struct Waiting:        # a read that waits for `round`; 0: for the no-op of the term
+    uint64_t ticket
+    uint64_t index
+    uint64_t round
+
+
+cdef class Replication:
+    cdef Options opt
+    cdef readonly uint64_t term
+    cdef readonly uint8_t role
+    cdef readonly uint64_t last             # last index accepted
+    cdef readonly uint64_t commit
+    cdef readonly uint64_t durable          # own log, as far as it counts
+    # another crc at an equal (index, term): acknowledges nothing, does not lead
+    cdef readonly bint diverged
+    cdef Terms terms                        # of the whole log
+    # the newest in the log, or the one that forms the cluster
+    cdef Config config
+
+    # leading
+    cdef readonly uint64_t noop             # index of this term's no-op
+    cdef readonly uint64_t lease_until_us   # LeaseRead is answered before this time
+    cdef readonly uint64_t round            # newest round sent
+    cdef readonly uint64_t confirmed        # newest round that a quorum echoed
+    cdef uint64_t confirmed_us              # when that one was sent
+    cdef uint64_t heartbeat_due_us
+    cdef bint round_due                     # the next Ready starts a round
+    cdef uint64_t round_us[ROUNDS]
+    cdef Progress peers[MAX_MEMBERS]        # by slot of config
+    cdef Waiting *waiting                   # ascending rounds
+    cdef int waiting_count
+    cdef int waiting_capacity
+
+    # Ready: what the turn must do. `taken` clears it.
+    cdef bint begin                         # append the no-op of the term, then call begun()
+    cdef Grant *grants
+    cdef int grant_count
+    cdef int grant_capacity
+
+    # Inputs
+    cdef int propose(self, uint64_t n) except -1            # n entries of this term; leading only
+    cdef int begun(self, uint64_t n) except -1              # n entries, the last is the no-op
+    cdef int read(self, uint64_t ticket, bint lease, uint64_t now_us) except -1
+    cdef void want(self, int slot, uint64_t index) noexcept
+
+    # Outputs, besides Ready
+    # once per Ready, before the appends are taken
+    cdef int start_round(self, uint64_t now_us) noexcept
+    # The next append for a peer: False when nothing is due. count: entries there are after prev.
+    cdef bint next_append(self, int slot, Message *m) noexcept
+    cdef void sent(self, int slot, uint64_t count, uint64_t size) noexcept
+    cdef bint leads(self, uint64_t now_us) noexcept         # under a lease, its no-op committed
+
+    # for raft
+    cdef void start_leading(self, uint64_t now_us) noexcept
+    cdef void stop_leading(self) noexcept
+    # `diverged` afterwards: a majority says that this log is the odd one
+    cdef int on_heard(self, const Message *m, int slot, uint64_t now_us) except -1
+    cdef int on_durable(self, const Message *m, int slot, uint64_t now_us) except -1
+    cdef int advance(self, uint64_t now_us) except -1
+    cdef void mark_due(self) noexcept
+    cdef void rewind(self, Progress *p) noexcept
+
+    # private
+    cdef int confirm(self, uint64_t now_us) except -1
+    cdef void on_diverged(self, Progress *p) noexcept
+    cdef bint sendable(self, int slot) noexcept
+    cdef int open_reads(self) except -1
+    cdef int grant(self, uint64_t ticket, uint64_t index) except -1
+    cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1
+
+
+# `array` with room for one element more than `count`.
+cdef void *grown(void *array, int count, int *capacity, size_t size) except NULL

@@ -1,0 +1,304 @@
+"""The leader's side of consensus: windows, commitment, rounds, reads. See replicate.pxd.
+
+References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissertation.
+"""
+from libc.stdlib cimport free, realloc
+from libc.string cimport memmove, memset
+
+from dengine._core.consensus cimport DIVERGED, LEADER, MSG_APPEND, REJECTED
+from dengine._core.quorum cimport quorum_has, quorum_value, sole_voter
+from dengine._core.types cimport MAX_MEMBERS, RUNS, WINDOW_BYTES, unlikely
+
+from dengine.errors import InvariantError
+
+
+cdef class Replication:
+    def __cinit__(self):
+        self.grants = NULL
+        self.waiting = NULL
+        self.terms = Terms()
+        memset(&self.config, 0, sizeof(self.config))
+        memset(self.peers, 0, sizeof(self.peers))
+
+    def __dealloc__(self):
+        free(self.grants)
+        free(self.waiting)
+
+    # ------------------------------------------------------------------------------------- life
+    cdef void start_leading(self, uint64_t now_us) noexcept:
+        cdef int i
+        self.role = LEADER
+        self.begin = True
+        self.noop = 0
+        self.round = 0
+        self.confirmed = 0
+        self.confirmed_us = now_us
+        self.heartbeat_due_us = now_us
+        self.lease_until_us = 0
+        self.waiting_count = 0
+        for i in range(self.config.count):
+            self.peers[i].match = 0
+            self.peers[i].next = self.last + 1
+            self.peers[i].heard = 0
+            self.peers[i].told = 0
+            self.peers[i].want = 0
+            self.peers[i].backoff = 0
+            self.peers[i].frames = 0
+            self.peers[i].bytes = 0
+            self.peers[i].fetching = False
+            self.peers[i].probing = True
+            self.peers[i].diverged = False
+
+    cdef void stop_leading(self) noexcept:
+        self.waiting_count = 0                  # their askers ask the next leader
+        self.lease_until_us = 0
+        self.noop = 0
+        self.begin = False
+        self.round_due = False
+
+    cdef bint leads(self, uint64_t now_us) noexcept:
+        if self.role != LEADER or self.noop == 0 or self.commit < self.noop:
+            return False
+        return now_us < self.lease_until_us or sole_voter(&self.config, self.opt.id)
+
+    cdef int propose(self, uint64_t n) except -1:
+        if unlikely(self.role != LEADER):
+            raise InvariantError("a proposal on a node that does not lead")
+        self.terms.append(self.term, n)
+        self.last += n
+        return 0
+
+    cdef int begun(self, uint64_t n) except -1:
+        self.begin = False
+        self.propose(n)
+        self.noop = self.last
+        self.mark_due()
+        return 0
+
+    # -------------------------------------------------------------------------- what peers answer
+    cdef int on_heard(self, const Message *m, int slot, uint64_t now_us) except -1:
+        cdef Progress *p = &self.peers[slot]
+        cdef uint64_t next
+        if m.round > p.heard and m.round <= self.round:
+            p.heard = m.round
+            self.confirm(now_us)
+        if m.flags & DIVERGED:
+            self.on_diverged(p)
+            return 0
+        if m.flags & REJECTED:
+            next = self.terms.agree(m.index, m.index_term) + 1
+            if m.round >= p.backoff and p.match < next <= p.next:
+                self.rewind(p)
+                p.next = next
+                p.backoff = self.round + 1
+                p.due = True
+                self.round_due = True
+            return 0
+        if p.probing and m.index + 1 >= p.next and m.round >= p.backoff:
+            p.probing = False
+            p.next = m.index + 1 if m.index + 1 > p.next else p.next
+        return 0
+
+    cdef void on_diverged(self, Progress *p) noexcept:
+        cdef uint32_t slots = 0
+        cdef int i
+        p.diverged = True
+        for i in range(self.config.count):
+            if self.peers[i].diverged:
+                slots |= <uint32_t>1 << i
+        if quorum_has(&self.config, slots):
+            self.diverged = True
+
+    cdef int on_durable(self, const Message *m, int slot, uint64_t now_us) except -1:
+        cdef Progress *p = &self.peers[slot]
+        if m.index > self.last:
+            raise InvariantError(f"node {m.peer} has {m.index}, the leader only {self.last}")
+        if m.index > p.match:
+            p.match = m.index
+        if p.next <= p.match:
+            p.next = p.match + 1
+        while p.frames and p.frame_last[p.frame_first] <= p.match:
+            p.bytes -= p.frame_bytes[p.frame_first]
+            p.frame_first = (p.frame_first + 1) % WINDOW_FRAMES
+            p.frames -= 1
+        return self.advance(now_us)
+
+    cdef int advance(self, uint64_t now_us) except -1:
+        """Commits what a quorum has durable, if it is of this term (R 5.4.2)."""
+        cdef uint64_t match[MAX_MEMBERS]
+        cdef uint64_t index
+        cdef int i
+        for i in range(self.config.count):
+            match[i] = self.durable if self.config.id[i] == self.opt.id else self.peers[i].match
+        index = quorum_value(&self.config, match)
+        if index <= self.commit or self.terms.at(index) != self.term:
+            return 0
+        cdef bint ready = self.commit < self.noop <= index
+        self.commit = index
+        if ready:
+            self.open_reads()
+        for i in range(self.config.count):
+            if self.peers[i].told < self.peers[i].want <= index:
+                self.peers[i].due = True
+        return 0
+
+    # ------------------------------------------------------------------------------------ reads
+    cdef int read(self, uint64_t ticket, bint lease, uint64_t now_us) except -1:
+        """Grants `ticket` with the index that must be applied before it is answered (D 6.4)."""
+        if unlikely(self.role != LEADER):
+            raise InvariantError("a read index asked of a node that does not lead")
+        if self.commit < self.noop or self.noop == 0:
+            return self.wait(ticket, 0, 0)
+        if (lease and now_us < self.lease_until_us) or sole_voter(&self.config, self.opt.id):
+            return self.grant(ticket, self.commit)
+        self.mark_due()                         # all reads of this turn share the next round
+        return self.wait(ticket, self.commit, self.round + 1)
+
+    cdef int confirm(self, uint64_t now_us) except -1:
+        """A quorum echoed a newer round: the lease moves on, reads that waited for it are granted."""
+        cdef uint64_t heard[MAX_MEMBERS]
+        cdef uint64_t round
+        cdef int i, n = 0
+        for i in range(self.config.count):
+            heard[i] = self.round if self.config.id[i] == self.opt.id else self.peers[i].heard
+        round = quorum_value(&self.config, heard)
+        if round <= self.confirmed:
+            return 0
+        self.confirmed = round
+        if self.round - round < ROUNDS:
+            self.confirmed_us = self.round_us[round % ROUNDS]
+            self.lease_until_us = self.confirmed_us + self.opt.lease_us
+        while n < self.waiting_count and 0 < self.waiting[n].round <= round:
+            self.grant(self.waiting[n].ticket, self.waiting[n].index)
+            n += 1
+        if n:
+            self.waiting_count -= n
+            memmove(self.waiting, self.waiting + n, self.waiting_count * sizeof(Waiting))
+        return 0
+
+    cdef int open_reads(self) except -1:
+        """The no-op is committed: reads that came before it get their index and a round to wait for."""
+        cdef bint alone = sole_voter(&self.config, self.opt.id)     # nobody echoes its rounds
+        cdef int i
+        for i in range(self.waiting_count):
+            if alone:
+                self.grant(self.waiting[i].ticket, self.commit)
+            self.waiting[i].index = self.commit
+            self.waiting[i].round = self.round + 1
+        if alone:
+            self.waiting_count = 0
+        elif self.waiting_count:
+            self.mark_due()
+        return 0
+
+    cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1:
+        self.waiting = <Waiting *>grown(self.waiting, self.waiting_count, &self.waiting_capacity,
+                                        sizeof(Waiting))
+        self.waiting[self.waiting_count].ticket = ticket
+        self.waiting[self.waiting_count].index = index
+        self.waiting[self.waiting_count].round = round
+        self.waiting_count += 1
+        return 0
+
+    cdef int grant(self, uint64_t ticket, uint64_t index) except -1:
+        self.grants = <Grant *>grown(self.grants, self.grant_count, &self.grant_capacity,
+                                     sizeof(Grant))
+        self.grants[self.grant_count].ticket = ticket
+        self.grants[self.grant_count].index = index
+        self.grant_count += 1
+        return 0
+
+    # ---------------------------------------------------------------------- what is sent to whom
+    cdef void mark_due(self) noexcept:
+        """Every voter and learner is sent something in this Ready, under a new round."""
+        cdef int i
+        for i in range(self.config.count):
+            self.peers[i].due = True
+        self.round_due = True
+
+    cdef int start_round(self, uint64_t now_us) noexcept:
+        cdef int i
+        cdef bint entries = False
+        if self.role != LEADER:
+            return 0
+        for i in range(self.config.count):
+            if self.config.id[i] != self.opt.id and self.peers[i].up and self.sendable(i):
+                entries = True
+        if not (entries or self.round_due):
+            return 0
+        if self.round_due:
+            self.heartbeat_due_us = now_us + self.opt.heartbeat_us
+        self.round_due = False
+        self.round += 1
+        self.round_us[self.round % ROUNDS] = now_us
+        return 1
+
+    cdef bint sendable(self, int slot) noexcept:
+        """Entries wait for this peer and its window has room."""
+        cdef Progress *p = &self.peers[slot]
+        if p.next > self.last or p.fetching:
+            return False
+        if p.probing:
+            return p.frames == 0
+        return p.frames < WINDOW_FRAMES and p.bytes < WINDOW_BYTES
+
+    cdef bint next_append(self, int slot, Message *m) noexcept:
+        cdef Progress *p = &self.peers[slot]
+        cdef bint entries
+        if self.role != LEADER or not p.up or self.config.id[slot] == self.opt.id or self.begin:
+            return False
+        entries = self.sendable(slot)
+        if not entries and not p.due:
+            return False
+        memset(m, 0, sizeof(Message))
+        m.kind = MSG_APPEND
+        m.peer = self.config.id[slot]
+        m.term = self.term
+        m.index = p.next - 1
+        m.index_term = self.terms.at(m.index)
+        m.count = self.terms.runs_end(p.next, RUNS) - m.index if entries else 0
+        m.commit = self.commit
+        m.round = self.round
+        return True
+
+    cdef void sent(self, int slot, uint64_t count, uint64_t size) noexcept:
+        cdef Progress *p = &self.peers[slot]
+        cdef uint32_t at
+        p.due = False
+        p.told = self.commit
+        if count == 0:
+            return
+        at = (p.frame_first + p.frames) % WINDOW_FRAMES
+        p.next += count
+        p.frame_last[at] = p.next - 1
+        p.frame_bytes[at] = <uint32_t>size
+        p.frames += 1
+        p.bytes += size
+
+    cdef void rewind(self, Progress *p) noexcept:
+        """What was in flight is lost: go on from what is known to match, carefully."""
+        p.frames = 0
+        p.bytes = 0
+        p.frame_first = 0
+        p.fetching = False
+        p.probing = True
+        if self.role == LEADER:
+            p.next = p.match + 1 if p.match else self.last + 1
+
+    cdef void want(self, int slot, uint64_t index) noexcept:
+        if index > self.peers[slot].want:
+            self.peers[slot].want = index
+        if self.commit >= index and self.peers[slot].told < index:
+            self.peers[slot].due = True
+
+
+cdef void *grown(void *array, int count, int *capacity, size_t size) except NULL:
+    """`array` with room for one element more."""
+    if array != NULL and count < capacity[0]:
+        return array
+    cdef int more = 2 * capacity[0] if capacity[0] else 16
+    cdef void *to = realloc(array, more * size)
+    if to == NULL:
+        raise MemoryError
+    capacity[0] = more
+    return to
