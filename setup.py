@@ -43,6 +43,7 @@ def extensions() -> list[Extension]:
     sources = sorted(Path("dengine/_core").glob("*.pyx"))
     if TESTS:
         sources += sorted(Path("tests/sim").glob("*.pyx"))
+        sources += sorted(Path("tests/check").glob("*.pyx"))
     return [
         Extension(
             str(source.with_suffix("")).replace(os.sep, "."),
