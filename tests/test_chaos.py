@@ -19,9 +19,9 @@ from tests.cluster import ROOT, eventually
 
 WHY_NOT = missing()
 full = pytest.mark.skipif(bool(WHY_NOT) and not os.environ.get("DENGINE_CI"), reason=WHY_NOT)
-SECONDS = "7"               # of faults; seeds whose plans have much in it
+SHORT = ("--seconds", "7", "--operations", "400")       # of faults; on a busy machine too
 SEEDS = {"DiskFirst, power of all": 20, "MemFirst, power of one": 33}
-RUN_S = 150.0
+RUN_S = 240.0
 
 
 def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str, list[dict]]:
@@ -38,13 +38,13 @@ def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str, list[dict]]:
 @full
 @pytest.mark.parametrize("name", SEEDS)
 def test_short_run(name, tmp_path):
-    status, said, verdicts = chaos(tmp_path, "--seed", str(SEEDS[name]), "--seconds", SECONDS)
+    status, said, verdicts = chaos(tmp_path, "--seed", str(SEEDS[name]), *SHORT)
     assert status == 0, said
     assert verdicts[0]["overlapping"] >= 2
 
 
 def test_short_run_without_root(tmp_path):
-    status, said, verdicts = chaos(tmp_path, "--loopback", "--seed", "3", "--seconds", "5")
+    status, said, verdicts = chaos(tmp_path, "--loopback", "--seed", "3", *SHORT)
     assert status == 0, said
     assert set(verdicts[0]["faults"]) <= {"pause", "pause-leader", "kill", "kill-leader",
                                           "kill-all"}

@@ -29,7 +29,7 @@ from pathlib import Path
 from tests.chaos import plan as plans
 from tests.chaos import report
 from tests.chaos.net import Network
-from tests.chaos.run import Run, Verdict
+from tests.chaos.run import MIN_OPERATIONS, Run, Verdict
 from tests.cluster import ROOT
 
 TOOLS = ("ip", "nft", "unshare", "nsenter", "setpriv", "mount", "umount", "losetup", "mkfs.ext4")
@@ -48,6 +48,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="this one only")
     parser.add_argument("--from", type=int, default=1, dest="first", help="the first seed")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of faults in each run")
+    parser.add_argument("--operations", type=int, default=MIN_OPERATIONS,
+                        help="with fewer answers a run is void")
     parser.add_argument("--evidence", type=Path, help="a file that the totals are added to")
     parser.add_argument("--results", type=Path, help="a file for the verdicts, as JSON")
     parser.add_argument("--loopback", action="store_true", help="only what works without root")
@@ -100,7 +102,7 @@ def one(seed: int, root: Path, chosen: argparse.Namespace) -> Verdict:
     verdict = Verdict(seed, plan.nodes, plan.strategy, str(root))
     try:
         network = None if chosen.loopback else Network(seed, plan.nodes)
-        run = Run(plan, root, network)
+        run = Run(plan, root, network, chosen.operations)
         verdict = run.verdict
 
         async def bounded() -> None:

@@ -20,6 +20,7 @@ from tests.chaos.plan import Fault, Plan
 
 WALL_US = (-3_600_000_000, -1_000_000, 1_000_000, 86_400_000_000)   # also a day ahead
 WALL_STEP_S = 0.3
+ANSWER_S = 15.0             # of a restarted node, before the next storm
 CATCH_UP_S = 30.0           # of a node that lost power in MemFirst
 LOSS_PERCENT = (3, 40)
 QUEUED = 6                  # reads that wait in the sockets of a paused node when it goes on
@@ -52,8 +53,8 @@ class Faults:
     queued: list[Operation] = field(default_factory=list)       # part of the history
 
     async def run(self, origin_ns: int) -> None:
-        """All faults of the plan, storm by storm; a storm that lasts longer than planned shifts
-        the later ones, so that the calm between two remains."""
+        """All faults of the plan, storm by storm; a storm that lasts longer than planned, until its
+        victims answer again, shifts the later ones, so that the calm between two remains."""
         for storm in self.plan.storms:
             faults = [self.plan.faults[n] for n in storm]
             async with asyncio.TaskGroup() as group:
@@ -61,6 +62,7 @@ class Faults:
                     group.create_task(self.one(fault, origin_ns))
             planned = origin_ns + int(max(f.at_s + f.lasts_s for f in faults) * 1e9)
             self.struck = None
+            await self.all_answer()
             origin_ns += max(0, time.monotonic_ns() - planned)
 
     async def one(self, fault: Fault, origin_ns: int) -> None:
@@ -83,6 +85,15 @@ class Faults:
         except OSError as error:
             self.trouble.append(f"{fault.kind}: {error}")
         done.end_ns = time.monotonic_ns()
+
+    async def all_answer(self) -> None:
+        """A fault of a node that is still starting would be none."""
+        deadline = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline:
+            answers = [await self.ask(node, "/health") for node in self.nodes.values()]
+            if all(status for status, _ in answers):
+                return
+            await asyncio.sleep(0.02)
 
     async def until(self, ns: int) -> None:
         await asyncio.sleep(max(0.0, (ns - time.monotonic_ns()) / 1e9))
@@ -137,7 +148,7 @@ class Faults:
             node = self.nodes[i]
             if what == "pause":     # a kill of the same node may have come between
                 same = node.process is process and node.paused
-                done.triggered |= same and node.go_on()
+                done.triggered |= not same or node.go_on()
             else:
                 done.triggered |= bool(process)
                 if what == "cut":

@@ -65,8 +65,10 @@ class Verdict:
 
 
 class Run:
-    def __init__(self, plan: Plan, root: Path, network: Network | None) -> None:
+    def __init__(self, plan: Plan, root: Path, network: Network | None,
+                 min_operations: int = MIN_OPERATIONS) -> None:
         self.plan, self.root, self.network = plan, root, network
+        self.min_operations = min_operations
         self.nodes = build(plan, root, network)
         self.verdict = Verdict(plan.seed, plan.nodes, plan.strategy, str(root))
         self.faults = Faults(plan, self.nodes, network, self.ask)
@@ -257,8 +259,8 @@ class Run:
         verdict.leader_changes = watched["terms"] - 1
         verdict.unavailable_ms = longest_gap_ms(writes)
         self.count_faults()
-        if verdict.operations < MIN_OPERATIONS:
-            verdict.void.append(f"{verdict.operations} operations of {MIN_OPERATIONS}")
+        if verdict.operations < self.min_operations:
+            verdict.void.append(f"{verdict.operations} operations of {self.min_operations}")
         verdict.void += self.faults.trouble
         lines = [asdict(d) for d in self.faults.done]
         (self.root / "faults.json").write_text(json.dumps(lines, indent=1))
