@@ -90,7 +90,7 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
 
 
 def make_durably(path: str) -> None:
-    """Makes the directory and its parents; their names are on disk before anything relies on them."""
+    """Makes the directory and its parents; their names are on disk when it returns."""
     if not os.path.isdir(path):
         make_durably(os.path.dirname(path))
         os.mkdir(path, DIRECTORY_MODE)

@@ -44,6 +44,7 @@ cdef class Log(Segments):
     cdef Tail *spare
     cdef bint must_roll                     # the last segment is not to be appended to
     cdef uint64_t late                      # number of the newest late SYNC job; 0: none
+    cdef uint64_t late_epoch                # of its segment
     cdef Marks marks
 
     # Changes. All raise StorageError.

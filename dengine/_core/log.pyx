@@ -289,7 +289,8 @@ cdef class Log(Segments):
                             or self.written - self.synced >= self.threshold)
         cdef Job *job
         cdef Segment *s
-        if self.late and not flusher.has_started(self.late):
+        if (self.late and self.late_epoch == self.marks.written.epoch
+                and not flusher.has_started(self.late)):
             if urgent:
                 flusher.hurry()
             return 0
@@ -303,6 +304,7 @@ cdef class Log(Segments):
         job.not_before_us = now_us if urgent else now_us + self.interval_us
         job.from_us = now_us
         job.position = self.marks.written
+        self.late_epoch = self.marks.written.epoch      # it covers no other segment
         self.late = flusher.submit()
         return 0
 

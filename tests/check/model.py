@@ -31,7 +31,7 @@ class Store:
         value, mod = self.state.get(op.key, (None, 0))
         if op.kind == "get":
             return ("ok" if mod else "missing"), self.revision, mod
-        if op.expect is not None and not (mod and op.expect == ANY or op.expect == mod):
+        if op.expect is not None and not ((mod and op.expect == ANY) or op.expect == mod):
             return "conflict", 0, mod
         if op.kind == "delete" and not mod:
             return "missing", self.revision, 0
