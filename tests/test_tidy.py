@@ -28,6 +28,7 @@ LAYERS = """
     _core.log _core.raft
     _core.wire _core.recovery _core.session
     _core.apply _core.reads
+    _core.requests
     _core.turn
     _core.frames
     _core.boot
@@ -54,7 +55,6 @@ HEIGHT = {name: height for height, line in enumerate(LAYERS.strip().splitlines()
 
 LINES, FUNCTION, COLUMNS, HEADER = 500, 70, 100, 150
 LONG_FILES = {
-    "dengine/_core/turn.pyx": "inputs, Ready and appends: to be split along these",
     "tests/core/test_log.py": "one test per rule of the log",
     "tests/sim/cluster.pyx": "to be split: network, clients, faults",
     "tests/sim/disk.pyx": "one disk, with every way it may fail",

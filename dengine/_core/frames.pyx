@@ -14,7 +14,7 @@ from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command
 from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Message, Run
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
-from dengine._core.turn cimport ASK_AGAIN_US, TICKET_BITS
+from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
                                  FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_PING, FRAME_READ,

@@ -1,20 +1,16 @@
 """The Ready loop of one node: see turn.pxd. What a frame or a connection changes is in frames.pyx."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from cpython.ref cimport Py_INCREF, PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
 
-from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, ENTRY_NOOP, GET, encode_members,
-                                  encode_register)
+from dengine._core.apply cimport Machine
+from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_members
 from dengine._core.consensus cimport LEADER
 from dengine._core.flush cimport load_acquire
-from dengine._core.quorum cimport config_from, slot_of
-from dengine._core.reads cimport Batch
-from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, EVENTUAL, FRAME_ENTRIES, JOB_META,
-                                  JOB_PREPARE, JOB_READ, LEASE, MISSING, NOT_PROPOSED, OK, PAGE,
-                                  STOPPED, UNAVAILABLE, UNKNOWN, Item, likely, unlikely)
-from dengine._core.wire cimport FRAME_FORWARD, FRAME_GRANTED, FRAME_READ, LEASE_READ
+from dengine._core.quorum cimport Config, config_from
+from dengine._core.raft cimport Raft
+from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, FRAME_ENTRIES, JOB_META, JOB_PREPARE,
+                                  JOB_READ, MAX_MEMBERS, PAGE, STOPPED, Link, likely, unlikely)
+from dengine._core.wire cimport Outbox
 
 from dengine.errors import Error, InvariantError
 
@@ -22,30 +18,16 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
 
 cdef enum:
-    EXPIRE_US = 50000           # deadlines are looked at this often
-    REGISTER_US = 500000        # a registration that was not applied is sent again
     PIECES = 8                  # borrowed pieces in one append frame
     APPLY_LOOK = 64             # entries between two looks at the clock
     # turns: what one schedules may run before the loop reads its sockets
     SKIP_TICKS = 2
 
-cdef uint64_t FOREVER = 0xFFFFFFFFFFFFFFFF
-cdef uint64_t LOCAL = <uint64_t>LOCAL_SLOT << SLOT_SHIFT
-cdef uint64_t OWN = (<uint64_t>1 << TICKET_BITS) - 1
 
-
-cdef class Turn:
+cdef class Turn(Requests):
     def __cinit__(self):
-        self.inbox = []
-        self.backlog = []
         self.links = [None] * MAX_MEMBERS
-        self.boxes = [Outbox() for _ in range(MAX_MEMBERS)]
-        self.results = Results()
-        self.reads = Reads()
-        memset(self.peers, 0, sizeof(self.peers))
-        memset(&self.members, 0, sizeof(self.members))
 
-    # --------------------------------------------------------------------------------- requests
     cdef int submit(self, Waiter waiter) except -1:
         self.inbox.append(waiter)
         return self.schedule()
@@ -63,13 +45,6 @@ cdef class Turn:
     cpdef int wake(self) except -1:
         self.scheduled = False
         return self.run()
-
-    cdef bint may_read(self, uint8_t policy) noexcept:
-        if policy == EVENTUAL:
-            return True
-        if (policy != LEASE and not self.alone) or self.machine.applied < self.raft.commit:
-            return False
-        return self.raft.leads(self.io.now_us(self.io.ctx))
 
     # --------------------------------------------------------------------------------- the loop
     cpdef int run(self) except -1:
@@ -146,71 +121,11 @@ cdef class Turn:
         return 0
 
     cdef int tick(self, uint64_t now_us) except -1:
-        cdef size_t i, kept = 0
         if not self.alone:
             self.raft.stalled = (self.log.unsynced_us != 0 and now_us > self.log.unsynced_us
                                  + self.raft.opt.timeout_us)
         self.raft.tick(now_us)
-        if now_us < self.expire_due_us:
-            return 0
-        self.expire_due_us = now_us + EXPIRE_US
-        self.session.expire(now_us, UNKNOWN, self.results)
-        if self.reads.count:
-            self.reads.expire(now_us, UNAVAILABLE, self.results)
-        for i in range(self.backlog_at, <size_t>len(self.backlog)):
-            if (<Waiter>self.backlog[i]).deadline_us <= now_us:
-                self.backlog_bytes -= PyBytes_GET_SIZE((<Waiter>self.backlog[i]).command)
-                self.results.add_waiter(<Waiter>self.backlog[i], NOT_PROPOSED)
-            else:
-                self.backlog[self.backlog_at + kept] = self.backlog[i]
-                kept += 1
-        del self.backlog[self.backlog_at + kept:]
-        return 0
-
-    cdef int take_inbox(self, uint64_t now_us) except -1:
-        cdef list inbox = self.inbox
-        cdef Waiter waiter
-        cdef const Item *item
-        if inbox:
-            self.inbox = []
-            for waiter in inbox:
-                if waiter.op != GET:
-                    if (<size_t>len(self.backlog) - self.backlog_at < self.waiting_writes
-                            and self.backlog_bytes < self.waiting_bytes):
-                        self.backlog.append(waiter)
-                        self.backlog_bytes += PyBytes_GET_SIZE(waiter.command)
-                    else:
-                        self.results.add_waiter(waiter, NOT_PROPOSED)
-                elif self.may_read(waiter.policy):
-                    item = self.kv.get(PyBytes_AS_STRING(waiter.key),
-                                       <uint32_t>PyBytes_GET_SIZE(waiter.key))
-                    Py_INCREF(waiter)
-                    self.results.add(<PyObject *>waiter, MISSING if item == NULL else OK,
-                                     self.kv.revision, item)
-                elif self.reads.waiting < self.waiting_reads:
-                    self.reads.add(waiter)
-                else:
-                    self.results.add_waiter(waiter, UNAVAILABLE)
-            self.reads.close_batches()
-        if not self.session.ready:
-            self.register(now_us)
-        if self.backlog_at < <size_t>len(self.backlog):
-            self.propose_backlog(now_us)
-        if self.reads.count:
-            self.ask_reads(now_us)
-        return 0
-
-    cdef int drain(self, int status) except -1:
-        """The node has stopped: whoever waits is told."""
-        cdef Waiter waiter
-        for waiter in self.backlog[self.backlog_at:] + self.inbox:
-            self.results.add_waiter(waiter, status)
-        self.backlog = []
-        self.backlog_at = 0
-        self.backlog_bytes = 0
-        self.inbox = []
-        self.session.expire(FOREVER, UNKNOWN, self.results)
-        return self.reads.expire(FOREVER, status, self.results)
+        return self.expire(now_us)
 
     cdef int stop(self, object error) except -1:
         """A fatal error stops the node, not the process."""
@@ -242,129 +157,7 @@ cdef class Turn:
             self.on_role()
         return 0
 
-    # ----------------------------------------------------------------------- writes and reads
-    cdef bint may_propose(self, uint64_t now_us) noexcept:
-        """A leader without a lease proposes nothing: it could not say what became of it."""
-        if not self.session.ready or not self.session.has_room():
-            return False
-        if self.raft.role == LEADER:
-            return self.raft.leads(now_us)
-        return self.leader_slot(now_us) >= 0
-
-    cdef int slot_by_id(self, uint64_t node) noexcept:
-        cdef int i
-        for i in range(self.members.count):
-            if self.members.id[i] == node:
-                return i
-        return -1
-
-    cdef int leader_slot(self, uint64_t now_us) noexcept:
-        cdef int slot = -1
-        if self.raft.leader and self.raft.role != LEADER and now_us >= self.ask_again_us:
-            slot = slot_of(&self.raft.config, self.raft.leader)
-        return slot if slot >= 0 and self.peers[slot].up else -1
-
-    cdef int propose_backlog(self, uint64_t now_us) except -1:
-        cdef size_t n = len(self.backlog)
-        cdef uint64_t proposed = 0
-        cdef int slot
-        if not self.may_propose(now_us):
-            return 0
-        if self.raft.role == LEADER:
-            while self.backlog_at < n and self.session.has_room():
-                self.backlog_at += 1            # first: a failure must not tell its waiter twice
-                self.propose(<Waiter>self.backlog[self.backlog_at - 1])
-                proposed += 1
-            self.raft.propose(proposed)
-        else:
-            slot = self.leader_slot(now_us)
-            while self.backlog_at < n and self.session.has_room():
-                self.forward_some(slot, n)
-        if self.backlog_at == n:
-            self.backlog.clear()
-            self.backlog_at = 0
-        elif self.backlog_at > 4096:
-            del self.backlog[:self.backlog_at]
-            self.backlog_at = 0
-        return 0
-
-    cdef int propose(self, Waiter waiter) except -1:
-        self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-        self.session.assign(waiter)
-        self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
-                        PyBytes_GET_SIZE(waiter.command))
-        return 0
-
-    cdef int forward_some(self, int slot, size_t n) except -1:
-        """One FORWARD frame of the oldest of the backlog."""
-        cdef Outbox box = <Outbox>self.boxes[slot]
-        cdef Waiter waiter
-        cdef uint32_t count = 0
-        cdef size_t at, size = 0
-        box.begin(FRAME_FORWARD, 0, self.raft.term)
-        at = box.size
-        box.put_u32(0)
-        while self.backlog_at < n and self.session.has_room() and size < FRAME_ENTRIES:
-            waiter = <Waiter>self.backlog[self.backlog_at]
-            self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-            self.session.assign(waiter)
-            box.put_u32(<uint32_t>PyBytes_GET_SIZE(waiter.command))
-            box.put(PyBytes_AS_STRING(waiter.command), PyBytes_GET_SIZE(waiter.command))
-            size += sizeof(uint32_t) + PyBytes_GET_SIZE(waiter.command)
-            self.backlog_at += 1
-            count += 1
-        (<uint32_t *>(box.data + at))[0] = count
-        self.forwarded += count
-        return box.end()
-
-    cdef int register(self, uint64_t now_us) except -1:
-        """This node's session: asked for until its entry is applied. Repeats change nothing."""
-        cdef int slot = self.leader_slot(now_us)
-        cdef Outbox box
-        cdef bytes command
-        if now_us < self.register_due_us or self.raft.begin or not self.raft.formed:
-            return 0
-        if self.raft.role != LEADER and slot < 0:
-            return 0
-        self.register_due_us = now_us + REGISTER_US
-        command = encode_register(self.session.node, self.session.incarnation, self.session.nonce)
-        if self.raft.role == LEADER:
-            self.log.append(self.raft.term, ENTRY_COMMAND, command, len(command))
-            return self.raft.propose(1)
-        box = <Outbox>self.boxes[slot]
-        box.begin(FRAME_FORWARD, 0, self.raft.term)
-        box.put_u32(1)
-        box.put_u32(<uint32_t>len(command))
-        box.put(PyBytes_AS_STRING(command), len(command))
-        return box.end()
-
-    cdef int ask_reads(self, uint64_t now_us) except -1:
-        """Every batch without an index is asked for, once of each leader and connection."""
-        cdef int slot = self.leader_slot(now_us)
-        cdef uint64_t link = 0 if slot < 0 else self.peers[slot].number
-        cdef Outbox box
-        cdef Batch *b
-        cdef size_t i
-        if self.raft.role != LEADER and slot < 0:
-            return 0
-        for i in range(self.reads.count):
-            b = self.reads.batches[i]
-            if b.index or (b.asked_term == self.raft.term and b.asked_leader == self.raft.leader
-                           and b.asked_link == link):
-                continue
-            b.asked_term = self.raft.term
-            b.asked_leader = self.raft.leader
-            b.asked_link = link
-            if self.raft.role == LEADER:
-                self.raft.read(LOCAL | b.ticket, b.policy == LEASE, now_us)
-            else:
-                box = <Outbox>self.boxes[slot]
-                box.begin(FRAME_READ, LEASE_READ if b.policy == LEASE else 0, self.raft.term)
-                box.put_u64(b.ticket)
-                box.end()
-        return 0
-
-    # -------------------------------------------------------------------------------- Ready
+    # ------------------------------------------------------------------------------------ Ready
     cdef bint ready(self, uint64_t now_us) except -1:
         """Takes Ready once: saves, sends, writes. True: there is more to take."""
         cdef Raft raft = self.raft
@@ -394,6 +187,13 @@ cdef class Turn:
         self.persisted(now_us)
         return (raft.out_count or raft.grant_count or raft.begin or raft.round_due
                 or (raft.save and self.flusher.has_room(2)))
+
+    cdef int slot_by_id(self, uint64_t node) noexcept:
+        cdef int i
+        for i in range(self.members.count):
+            if self.members.id[i] == node:
+                return i
+        return -1
 
     cdef int begin_term(self) except -1:
         """The no-op of a term; in front of the first one, the configuration that forms the cluster."""
@@ -429,25 +229,7 @@ cdef class Turn:
         self.raft.save = False
         return 0
 
-    cdef uint64_t ticket(self, int slot, uint64_t own) noexcept:
-        return (<uint64_t>slot << SLOT_SHIFT
-                | (self.peers[slot].number & NUMBER_MASK) << TICKET_BITS | own)
-
-    cdef int give_grant(self, const Grant *g) except -1:
-        """Only to the connection that asked: a process that started since may use the same ticket again."""
-        cdef int slot = <int>(g.ticket >> SLOT_SHIFT)
-        cdef Outbox box
-        if g.ticket & LOCAL == LOCAL:
-            self.reads.granted(g.ticket & OWN, g.index)
-        elif self.peers[slot].up and g.ticket == self.ticket(slot, g.ticket & OWN):
-            box = <Outbox>self.boxes[slot]
-            box.begin(FRAME_GRANTED, 0, self.raft.term)
-            box.put_u64(g.ticket & OWN)
-            box.put_u64(g.index)
-            box.end()
-            self.raft.want(slot, g.index)
-        return 0
-
+    # ------------------------------------------------------------------------ appends, for peers
     cdef int serve(self, int slot) except -1:
         """Appends for one peer, as many as its window takes, without copying a record."""
         cdef Outbox box = <Outbox>self.boxes[slot]
@@ -554,6 +336,7 @@ cdef class Turn:
                 box.clear()
         return 0
 
+    # ------------------------------------------------------------------------------------ apply
     cdef bint apply(self) except -1:
         """One slice of what is committed. True: there is more."""
         cdef Machine machine = self.machine
