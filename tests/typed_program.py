@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import assert_type
 
 import dengine
-from dengine import Engine, Leadership, Store, errors
+from dengine import Engine, Entry, Leadership, Store, errors
 from dengine.client import Client
 from dengine.config import Config, load, single
 
@@ -60,6 +60,10 @@ async def with_an_engine(directory: Path) -> None:
         assert_type(await e.get("k", b"", consistency="lease"), bytes)
         assert_type(await e.get("k", consistency="eventual", timeout=1), bytes | None)
         assert_type(e.get_eventual("k"), bytes | None)
+        entry = await e.entry("k", consistency="linearizable")
+        assert_type(entry, Entry | None)
+        assert entry is not None
+        assert_type(entry.mod_revision + entry.revision, int)
         assert_type(e.get_eventual("k", 0), bytes | int)
         assert_type(await e.delete("none"), bool)
         results = await asyncio.gather(e.put("a", "1"), e.get("a"))

@@ -2,6 +2,7 @@ import asyncio
 from typing import Literal, TypeVar, overload
 
 from dengine._core.turn import Turn
+from dengine._core.types import Entry
 
 T = TypeVar("T")
 Consistency = Literal["linearizable", "lease", "eventual"]
@@ -67,6 +68,14 @@ class Gate:
         consistency: Consistency | None = None,
         timeout: float | None = None,
     ) -> asyncio.Future[bytes | T]: ...
+    def entry(
+        self,
+        key: bytes | str,
+        *,
+        consistency: Consistency | None = None,
+        timeout: float | None = None,
+    ) -> asyncio.Future[Entry | None]:
+        """Like `get`: a future of the value with its revisions, or of None."""
     @overload
     def get_eventual(self, key: bytes | str, default: None = None) -> bytes | None:
         """The value of `key` in this node's own state, at once; it may be old. From any thread."""

@@ -1,4 +1,4 @@
-"""The borders that are classes: where a result goes, one peer connection; what a whole read gives."""
+"""The borders that are classes: where a result goes, one connection; what a whole read gives."""
 from collections import namedtuple
 
 # value: bytes. mod_revision: when the key was last changed. revision: of the store when it was
