@@ -55,8 +55,6 @@ cdef class Raft(Replication):
         if sole_voter(config, self.opt.id):
             self.election_due_us = now_us       # a single node leads at once
             return 0
-        if formed:                              # the start rule
-            self.promise_until_us = now_us + self.opt.promise_us
         self.reset_election(now_us)
         if not formed:
             if now_us < self.promise_until_us:

@@ -490,7 +490,9 @@ def test_no_read_before_the_no_op_of_the_term_is_committed():
 def test_a_linearizable_read_waits_for_a_round_that_was_sent_after_it():
     """D 6.4, step 3."""
     raft = serving()
+    raft.tick(HEARTBEAT_MS)
     before = raft.round
+    assert raft.confirmed < before, "sent, not echoed yet"
     assert raft.read(9) == []
     raft.step(HEARD, 2, 1, index=1, round=before)
     assert raft.grants() == []
