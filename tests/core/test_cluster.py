@@ -100,6 +100,28 @@ def test_a_cluster_is_formed_by_all_of_its_first_voters_only(make, missing):
     assert c.run_until(c.settled, 3 * SECOND)
 
 
+def test_a_directory_that_the_configuration_does_not_name_counts_for_nothing(make):
+    """One voter lost its directory, one is down: neither a vote nor an acknowledgement is enough."""
+    c = make()
+    leader, (wiped, down) = c.leader(), followers(c)
+    for i in (wiped, down):
+        c.kill(i)
+    c.wipe(wiped)
+    c.boot(wiped)
+    write = c.put(leader, b"k", b"v", 3 * SECOND)
+    assert done(c, write) in ([3], [4])
+    c.run_for(10 * SECOND)
+    assert primary(c) == []
+    assert c.states()[wiped]["last"] == 0
+    c.kill(leader)
+    c.boot(leader)
+    c.run_for(10 * SECOND)
+    assert primary(c) == []
+    c.boot(down)
+    assert c.run_until(lambda: primary(c) != [], 3 * SECOND)
+    assert done(c, c.put(down, b"k2", b"v2")) == [0]
+
+
 @STRATEGIES
 def test_a_formed_cluster_starts_with_a_majority(make, strategy):
     c = make(strategy=strategy)

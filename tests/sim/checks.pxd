@@ -26,6 +26,7 @@ cdef class Checks:
     cdef readonly uint64_t cuts
 
     cdef int booted(self, int node, Turn turn) except -1
+    cdef int forget(self, int node) except -1
     cdef int after(self, int node, Turn turn) except -1         # each step
     cdef int saved(self, int node, const Job *job) except -1    # one slot of the hard state
     cdef int sends(self, int node, Turn turn, int to, bytes data) except -1

@@ -46,6 +46,12 @@ cdef class Checks:
         self.commit[node] = self.applied[node] = self.led[node] = 0
         return self.after(node, turn)
 
+    cdef int forget(self, int node) except -1:
+        """Its directory is gone: nothing that it held counts."""
+        (<list>self.logs[node]).clear()
+        self.held[node] = self.synced[node] = self.term[node] = self.vote[node] = 0
+        return 0
+
     cdef int after(self, int node, Turn turn) except -1:
         if turn.raft.last != turn.log.last and turn.failed is None:
             raise Violation(f"node {node + 1}: raft ends at {turn.raft.last}, the log at "

@@ -1,4 +1,7 @@
 """What clients do with the in-memory cluster, what tests see of it; whether answers are stale."""
+import os
+import shutil
+
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 
@@ -95,6 +98,14 @@ cdef class Cluster(Network):
         if frame_check(data, len(data), &f, &used) != FRAME_OK:
             return "no frame"
         return frames.receive(n.turn, peer, &f)
+
+    def wipe(self, int i):
+        """A dead node loses its directory: it would start as an empty one, of another incarnation."""
+        cdef SimNode node = <SimNode>self.nodes[i]
+        shutil.rmtree(node.path)
+        os.makedirs(f"{node.path}/log")
+        node.setup.incarnation = self.draw(1 << 60) + 1
+        self.checks.forget(i)
 
     # -------------------------------------------------------------------------- what tests look at
     def leader(self):
