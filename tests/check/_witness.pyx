@@ -446,20 +446,32 @@ cdef class Replay:
         cdef Order spare = Order()
         cdef int64_t revision = self.base + 1
         cdef size_t k, used = 0
+        cdef uint32_t i, last = 0
         for k in range(self.spare.n):
             spare.add(0, self.spare.at[k].rank, self.spare.at[k].op)
         spare.sort()
         for k in range(self.changes.n):
-            while revision < self.changes.at[k].rank:
-                if used == spare.n or spare.at[used].rank >= revision:
-                    raise Found(
-                        f"revision {revision} belongs to no write that may have taken it",
-                        [self.changes.at[k - 1].op if k else self.changes.at[k].op,
-                         self.changes.at[k].op])
-                used += 1
-                revision += 1
-            revision += 1
+            used += self.fill_gap(spare, used, revision, self.changes.at[k].rank,
+                                  self.changes.at[k].op)
+            revision = self.changes.at[k].rank + 1
+        for i in range(<uint32_t>self.n):
+            if self.ops[i].revision > self.ops[last].revision:
+                last = i
+        if self.n:
+            self.fill_gap(spare, used, revision, self.ops[last].revision + 1, last)
         return 0
+
+    cdef int64_t fill_gap(self, Order spare, size_t used, int64_t revision, int64_t end,
+                          uint32_t shown_by) except -1:
+        """Takes a write for each revision before `end`, which the answer `shown_by` shows."""
+        cdef size_t k
+        cdef int64_t n
+        for n in range(max(<int64_t>0, end - revision)):
+            if used + n >= spare.n or spare.at[used + n].rank >= revision + n:
+                k = self.changes.after(0, revision + n)
+                raise Found(f"revision {revision + n} belongs to no write that may have taken it",
+                            [self.changes.at[k - 1].op if k else NOBODY, shown_by])
+        return max(<int64_t>0, end - revision)
 
 
 @cython.final

@@ -69,7 +69,7 @@ def _verdict(replay: Replay, fetch: Callable[[int], Operation]) -> Violation | N
         replay.check()
     except Found as found:
         what, which = found.args
-        involved = [fetch(replay.offset(i)) for i in dict.fromkeys(which) if i < len(replay)]
+        involved = [fetch(replay.offset(i)) for i in dict.fromkeys(which) if 0 <= i < len(replay)]
         return Violation(what, sorted(involved, key=lambda op: op.start))
     return None
 
