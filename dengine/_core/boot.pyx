@@ -9,7 +9,7 @@ from libc.string cimport memset
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
 from dengine._core.consensus cimport FOLLOWER, LEADER, Options
-from dengine._core.flush cimport Worker
+from dengine._core.flush cimport Worker, load_acquire
 from dengine._core.frames cimport adopt
 from dengine._core.kernel cimport kernel
 from dengine._core.kv cimport KV
@@ -255,9 +255,9 @@ cdef dict counters(Turn turn):
         "forwarded": turn.forwarded,
         "log_bytes_written": turn.log.bytes_written,
         "log_stalls": turn.log.stalls,
-        "syncs": turn.log.marks.syncs,
-        "sync_us": turn.log.marks.sync_us,
-        "longest_sync_us": turn.log.marks.longest_us,
+        "syncs": load_acquire(&turn.log.marks.syncs),
+        "sync_us": load_acquire(&turn.log.marks.sync_us),
+        "longest_sync_us": load_acquire(&turn.log.marks.longest_us),
         "writes_in_flight": turn.session.next - turn.session.floor,
         "writes_waiting": len(turn.backlog) - turn.backlog_at,
         "reads_waiting": turn.reads.waiting,

@@ -10,9 +10,9 @@ from dengine._core.types cimport Io, Job, JOBS, Position, iovec
 cdef extern from "native.h" nogil:
     uint64_t load_acquire(const uint64_t *at)
     void store_release(uint64_t *at, uint64_t x)
-    void fence_acquire()
-    void fence_release()
     void fence_full()
+    void copy_release(void *to, const void *from_, uint64_t n)
+    void copy_acquire(void *to, const void *from_, uint64_t n)
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_t:
@@ -30,11 +30,12 @@ ctypedef struct Marks:
     # errno of the first write or sync that failed: nothing is tried after it
     int failed
     uint64_t sequence           # of the newest mark
-    uint64_t syncs              # counters
+    uint64_t syncs              # counters: written with release, read by the turn with acquire
     uint64_t sync_bytes
     uint64_t sync_us
     uint64_t longest_us
-    # What is written, by the turn, for late syncs: a sequence lock (odd while it changes).
+    # What is written, by the turn, for late syncs: a sequence lock (odd while it changes). Only the
+    # turn may read `written` itself.
     uint64_t written_lock
     Position written
 

@@ -95,9 +95,9 @@ cdef int mark_decode(const char *page, Position *out, uint64_t *sequence) noexce
 
 
 cdef void publish(Marks *m, const Position *p) noexcept nogil:
-    m.written_lock += 1
-    fence_release()
-    m.written = p[0]
+    # A reader that meets a word of this copy sees the odd lock too: each word is a release of it.
+    store_release(&m.written_lock, m.written_lock + 1)
+    copy_release(&m.written, p, sizeof(Position))
     store_release(&m.written_lock, m.written_lock + 1)
 
 
@@ -107,8 +107,7 @@ cdef void read_written(Marks *m, Position *to) noexcept nogil:
         before = load_acquire(&m.written_lock)
         if before & 1:
             continue
-        to[0] = m.written
-        fence_acquire()
+        copy_acquire(to, &m.written, sizeof(Position))
         if load_acquire(&m.written_lock) == before:
             return
 
@@ -169,10 +168,10 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         m.done = job.position
         m.fd = job.fd
         m.fresh = True
-        m.syncs += 1
-        m.sync_us += job.took_us
+        store_release(&m.syncs, m.syncs + 1)
+        store_release(&m.sync_us, m.sync_us + job.took_us)
         if job.took_us > m.longest_us:
-            m.longest_us = job.took_us
+            store_release(&m.longest_us, job.took_us)
     return error
 
 
