@@ -10,7 +10,7 @@ TESTS ?=
 EVIDENCE ?= tests/evidence
 RUN := .venv/bin/python
 CORE := $(wildcard dengine/_core/*.pyx dengine/_core/*.pxd dengine/_core/*.h)
-SIM := $(wildcard tests/sim/*.pyx tests/sim/*.pxd)
+SIM := $(wildcard tests/*/*.pyx tests/*/*.pxd)
 
 # Stamps. One for the tools, one for the package, one for each flavour of the compiled modules.
 TOOLS := .venv/tools

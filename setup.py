@@ -1,10 +1,13 @@
 """The extension modules and the compiler directives, each in one table.
 
-DENGINE_BUILD=debug     bounds and None checks, assertions, -O1 -g
+DENGINE_BUILD=debug     bounds and None checks, assertions, live blocks counted, -O1 -g
+DENGINE_BUILD=asan      AddressSanitizer and UBSan; no other checks, so that they meet what a user
+                        would. To be run with libasan preloaded: `make sanitize` does
+DENGINE_BUILD=tsan      ThreadSanitizer, in the same way
 DENGINE_TESTS=1         also the compiled parts of the tests (fake disk, in-memory links)
 DENGINE_ANNOTATE=1      also a page per module that shows where Python is called
 
-The flavours are built apart, in build/release and build/debug, and copied into the source tree by
+The flavours are built apart, each in build/<flavour>, and copied into the source tree by
 `python setup.py build_ext --inplace`: each is incremental, and the last one built is imported.
 """
 import os
@@ -17,9 +20,16 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 FLAVOUR = os.environ.get("DENGINE_BUILD", "release")
-if FLAVOUR not in ("release", "debug"):
-    sys.exit(f"DENGINE_BUILD = {FLAVOUR!r}: unknown; use release or debug")
 DEBUG = FLAVOUR == "debug"
+COMPILE = {
+    "release": ["-O2", "-g0"],
+    "debug": ["-O1", "-g"],
+    "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
+             "-fno-sanitize-recover=undefined"],
+    "tsan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread", "-Wno-tsan"],
+}
+if FLAVOUR not in COMPILE:
+    sys.exit(f"DENGINE_BUILD = {FLAVOUR!r}: unknown; use one of {', '.join(COMPILE)}")
 TESTS = os.environ.get("DENGINE_TESTS", "0") == "1"
 BUILD = Path("build", FLAVOUR)
 JOBS = len(os.sched_getaffinity(0))
@@ -34,23 +44,22 @@ DIRECTIVES = {
     "embedsignature": True,
     "freethreading_compatible": False,  # one lock: the GIL
 }
-COMPILE = ["-std=gnu11", "-Wall", "-Wno-unused-function"]
-COMPILE += ["-O1", "-g"] if DEBUG else ["-O2", "-g0"]
+WARNINGS = ["-std=gnu11", "-Wall", "-Wno-unused-function"]
+SANITIZE = [option for option in COMPILE[FLAVOUR] if option.startswith("-fsanitize=")]
 MACROS = [("DENGINE_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 
 
 def extensions() -> list[Extension]:
     sources = sorted(Path("dengine/_core").glob("*.pyx"))
     if TESTS:
-        sources += sorted(Path("tests/sim").glob("*.pyx"))
-        sources += sorted(Path("tests/check").glob("*.pyx"))
+        sources += sorted(Path("tests").glob("*/*.pyx"))
     return [
         Extension(
             str(source.with_suffix("")).replace(os.sep, "."),
             [str(source)],
             include_dirs=["dengine/_core"],
-            extra_compile_args=COMPILE,
-            extra_link_args=["-pthread"],
+            extra_compile_args=WARNINGS + COMPILE[FLAVOUR],
+            extra_link_args=["-pthread", *SANITIZE],
             define_macros=MACROS,
             depends=[*map(str, Path("dengine/_core").glob("*.h")), "setup.py"],
         )
