@@ -3,9 +3,8 @@
 It knows commands and the store; it does not know how an entry was committed.
 """
 from cpython.ref cimport PyObject
-from libc.string cimport memset
 
-from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, EXISTS, PUT, PUT_IF, REGISTER,
+from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, EXISTS, PUT, PUT_IF, REGISTER,
                                   Record, command_decode)
 from dengine._core.types cimport CONFLICT, MISSING, OK, RECORD_HEADER, Item, unlikely
 

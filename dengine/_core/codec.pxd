@@ -4,15 +4,19 @@
 # Record (little-endian, 8-byte aligned):
 #    0 u32 length    whole record without padding; 0: nothing more here
 #    4 u32 crc       CRC-32C of bytes [8, length), seeded with the previous record's crc
-#    8 u64 term     16 u64 index     24 u8 kind   25 u8 flags (0)   26 u16 0   28 u32 raw length (0)   32 payload
+#    8 u64 term     16 u64 index     24 u8 kind   25 u8 flags (0)   26 u16 0
+#   28 u32 raw length (0)   32 payload
 #
-# Command (payload of an ENTRY_COMMAND): u8 op, u64 session, u64 sequence, u64 floor, then length-prefixed fields:
+# Command (payload of an ENTRY_COMMAND): u8 op, u64 session, u64 sequence, u64 floor,
+# then length-prefixed fields:
 #    PUT, PUT_IF     [PUT_IF: u8 compare, u64 revision] u64 lease (0), u32 + key, u32 + value
 #    DELETE, .._IF   [DELETE_IF: u8 compare, u64 revision] u32 + key
 #    REGISTER        u64 node, u64 incarnation, u64 nonce
 #
-# Configuration (payload of an ENTRY_CONFIG): u16 version (1), u16 members, u32 promise_ms, then per member
-#    u64 id, u64 incarnation, u8 flags (1: voter, 2: voter of the outgoing half, 4: learner), u16 + address
+# Configuration (payload of an ENTRY_CONFIG): u16 version (1), u16 members,
+# u32 promise_ms, then per member
+#    u64 id, u64 incarnation, u8 flags (1: voter, 2: voter of the outgoing half, 4: learner),
+#    u16 + address
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -173,7 +177,8 @@ cdef enum RecordFault:
     RECORD_ORDER = 5            # index or term does not continue the chain
     RECORD_KIND = 6             # a kind, flag or field of a newer format
 
-cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term, uint32_t crc) noexcept nogil
+cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term,
+                      uint32_t crc) noexcept nogil
 # Writes header, payload and padding at `to`; padded(RECORD_HEADER + n) bytes. Returns the record's
 # crc.
 cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,

@@ -5,8 +5,8 @@ acknowledgements of a data directory that the configuration does not name, comma
 """
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Members, Reader,
                                   Record, command_decode, members_decode, padded, record_check,
@@ -15,9 +15,9 @@ from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Messa
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
-from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, likely, unlikely
+from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
-                                 FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_PING, FRAME_READ,
+                                 FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_READ,
                                  FRAME_REFUSED, FRAME_VOTE, LEASE_READ, PROTOCOL, Outbox,
                                  append_decode, message_decode)
 
@@ -49,7 +49,7 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     elif not turn.raft.formed:
         form(turn, now)
         if h.last and turn.log.last == 0 and turn.peers[slot].number == 1:
-            turn.notes.append(f"this directory is empty, but node {turn.members.id[slot]} has a log: "
+            turn.notes.append(f"this directory is empty, node {turn.members.id[slot]} has a log: "
                               "this node waits until the leader takes it in; if it had data, put "
                               "its directory back")
     return turn.schedule()
@@ -67,7 +67,7 @@ cdef int link_down(Turn turn, int slot, Link link) except -1:
 
 
 cdef bint counts(Turn turn, int slot) noexcept:
-    """Votes and acknowledgements count only from the data directory that the configuration names."""
+    """Votes and acknowledgements count only from the directory that the configuration names."""
     return (turn.raft.config.count != 0
             and turn.members.incarnation[slot] == turn.peers[slot].incarnation)
 
@@ -109,7 +109,7 @@ cdef int adopt(Turn turn, const char *payload, size_t n) except -1:
     if m.promise_ms != turn.promise_ms:
         raise ConfigError(
             f"raft.election.election_timeout_min_ms is {turn.promise_ms} here, but the cluster was "
-            f"formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and start again")
+            f"formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and restart")
     for i in range(turn.members.count):
         if m.count != turn.members.count or m.id[i] != turn.members.id[i]:
             raise ConfigError(
@@ -220,12 +220,12 @@ cdef int keep(Turn turn, const char *records, const Message *m) except -1:
     """What raft accepted goes into the log, byte for byte."""
     cdef const char *at = records
     cdef const Record *r
-    cdef uint64_t i
+    cdef uint64_t _
     if turn.raft.cut_to != NO_CUT:
         turn.log.cut(turn.raft.cut_to)
     if turn.raft.append_from == 0:
         return 0
-    for i in range(m.count):
+    for _ in range(m.count):
         r = <const Record *>at
         if r.index >= turn.raft.append_from:
             turn.log.append_record(at)
@@ -245,15 +245,14 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
     """Writes that a follower took. A node that does not lead says so: they were not proposed."""
     cdef Reader r
     cdef Command c
-    cdef uint32_t n, i, size
-    cdef uint64_t proposed = 0
+    cdef uint32_t n, _, size
     cdef const char *command
     cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin and (
         turn.raft.commit < turn.raft.noop or turn.raft.leads(now))      # else it may be cut off
     cdef list refused = []
     reader(&r, f)
     n = take_u32(&r)
-    for i in range(n):                          # all are checked before the first is appended
+    for _ in range(n):                          # all are checked before the first is appended
         size = take_u32(&r)
         command = take_bytes(&r, size)
         if command == NULL or command_decode(command, size, &c) or (
@@ -269,7 +268,7 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
         return refuse(turn, slot, refused)
     reader(&r, f)
     take_u32(&r)
-    for i in range(n):
+    for _ in range(n):
         size = take_u32(&r)
         turn.log.append(turn.raft.term, ENTRY_COMMAND, take_bytes(&r, size), size)
     turn.raft.propose(n)
@@ -290,12 +289,12 @@ cdef object refuse(Turn turn, int slot, list sequences):
 cdef object on_refused(Turn turn, const Frame *f):
     """These were not proposed: they wait for the next leader, in front of the younger ones."""
     cdef Reader r
-    cdef uint32_t n, i
+    cdef uint32_t n, _
     cdef PyObject *waiter
     cdef list again = []
     reader(&r, f)
     n = take_u32(&r)
-    for i in range(n):
+    for _ in range(n):
         if r.bad:
             break
         waiter = turn.session.withdraw(take_u64(&r))

@@ -7,7 +7,6 @@ from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromS
 from libc.stdint cimport uint32_t
 
 from dengine._core.codec cimport (DELETE, PUT, encode_delete, encode_put)
-from dengine._core.kv cimport Pin, Scan
 from dengine._core.types cimport MISSING, OK, STOPPED, likely, unlikely
 
 from dengine.errors import ClosedError, ForkedError, OutcomeUnknownError

@@ -8,7 +8,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memmove
 
 from dengine._core cimport frames as core
-from dengine._core.types cimport FRAME_MAX, unlikely
+from dengine._core.types cimport FRAME_MAX
 from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_HELLO, FRAME_LENGTH, FRAME_OK,
                                  FRAME_PART, FRAME_PING, FRAME_UNKNOWN, Hello, Outbox, PROTOCOL,
                                  frame_check, hello_decode)

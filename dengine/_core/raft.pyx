@@ -179,7 +179,7 @@ cdef class Raft(Replication):
         return 0
 
     cdef int campaign(self, bint pre, uint64_t now_us) except -1:
-        """A pre-vote asks whether an election would be won; only then the term is raised (D 9.6)."""
+        """A pre-vote asks whether an election would be won; only then is the term raised (9.6)."""
         cdef int i, self_slot = slot_of(&self.config, self.opt.id)
         cdef Message m
         self.leader = 0
@@ -309,7 +309,7 @@ cdef class Raft(Replication):
         return False
 
     cdef int accept(self, const Message *m) except -1:
-        """Entries after a prev that matches: skip those here already, cut what conflicts (R 5.3)."""
+        """Entries after a prev that matches: skip those here, cut what conflicts (R 5.3)."""
         cdef uint64_t index = m.index, end = m.index + m.count, left
         cdef uint32_t run = 0
         left = m.runs[0].count if m.run_count else 0

@@ -1,4 +1,4 @@
-"""Waiting reads, in batches. It knows tickets and indexes; raft decides when a ticket is granted."""
+"""Waiting reads, in batches. It knows tickets and indexes; raft decides when one is granted."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdlib cimport calloc, free, realloc

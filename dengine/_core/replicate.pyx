@@ -155,7 +155,7 @@ cdef class Replication:
         return self.wait(ticket, self.commit, self.round + 1)
 
     cdef int confirm(self, uint64_t now_us) except -1:
-        """A quorum echoed a newer round: the lease moves on, reads that waited for it are granted."""
+        """A quorum echoed a newer round: the lease moves on, waiting reads are granted."""
         cdef uint64_t heard[MAX_MEMBERS]
         cdef uint64_t round
         cdef int i, n = 0
@@ -177,7 +177,7 @@ cdef class Replication:
         return 0
 
     cdef int open_reads(self) except -1:
-        """The no-op is committed: reads that came before it get their index and a round to wait for."""
+        """The no-op is committed: earlier reads get their index and a round to wait for."""
         cdef bint alone = sole_voter(&self.config, self.opt.id)     # nobody echoes its rounds
         cdef int i
         for i in range(self.waiting_count):

@@ -1,5 +1,5 @@
-# What is asked of a node, until a leader has it: writes that wait to be proposed or forwarded, reads
-# that wait for an index, the session that writes need.
+# What is asked of a node, until a leader has it: writes that wait to be proposed or forwarded,
+# reads that wait for an index, the session that writes need.
 #
 # Requests holds the parts of one node; turn.pxd adds the loop that drives them. Who leads is
 # decided by raft, which write is whose by session, which read may be answered by reads.

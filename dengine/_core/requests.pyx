@@ -222,7 +222,7 @@ cdef class Requests:
                 | (self.peers[slot].number & NUMBER_MASK) << TICKET_BITS | own)
 
     cdef int give_grant(self, const Grant *g) except -1:
-        """Only to the connection that asked: a process that started since may use the same ticket again."""
+        """Only to the connection that asked: a newer process may use the same ticket."""
         cdef int slot = <int>(g.ticket >> SLOT_SHIFT)
         cdef Outbox box
         if g.ticket & LOCAL == LOCAL:

@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from dengine._core.codec cimport (DELETE, DELETE_IF, GET, IS_REVISION, PUT, PUT_IF, encode_delete,
                                   encode_delete_if, encode_put, encode_put_if)
 from dengine._core.types cimport (CONFLICT, EVENTUAL, LEASE, LINEARIZABLE, MISSING, NOT_PROPOSED,
-                                  OK, STOPPED, UNAVAILABLE, UNKNOWN, Item, likely, unlikely)
+                                  OK, UNAVAILABLE, UNKNOWN, Item, likely, unlikely)
 
 
 from dengine._core.types import Entry

@@ -35,8 +35,9 @@ cdef struct Node:
     uint16_t count              # entries in use
     uint16_t height             # 0: leaf
     uint64_t prefix[FANOUT]     # first 8 bytes of each item's key, big-endian, zero-padded
-    Item *item[FANOUT]          # one reference each. Leaf: the items. Inner: the lower bound of
-                                # each child, a key without value; NULL at 0, which has none
+    # One reference each. Leaf: the items. Inner: the lower bound of each child, a key without
+    # value; NULL at 0, which has none.
+    Item *item[FANOUT]
     Node *child[0]              # inner: FANOUT of them, one reference each. Leaf: none
 
 ctypedef struct Cursor:

@@ -1,4 +1,4 @@
-"""The Ready loop of one node: see turn.pxd. What a frame or a connection changes is in frames.pyx."""
+"""The Ready loop of one node: see turn.pxd. What a frame changes is in frames.pyx."""
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
@@ -196,7 +196,7 @@ cdef class Turn(Requests):
         return -1
 
     cdef int begin_term(self) except -1:
-        """The no-op of a term; in front of the first one, the configuration that forms the cluster."""
+        """The no-op of a term; before the first, the configuration of the cluster."""
         cdef Config config
         cdef bytes payload
         cdef uint64_t n = 1
@@ -243,7 +243,8 @@ cdef class Turn(Requests):
             n = 0
             total = 0
             pieces = 0
-            while n < m.count and pieces < PIECES and total < FRAME_ENTRIES and box.has_room(PIECES):
+            while (n < m.count and pieces < PIECES and total < FRAME_ENTRIES
+                   and box.has_room(PIECES)):
                 got = self.log.span(m.index + 1 + n, m.index + m.count, FRAME_ENTRIES - total,
                                     &piece[pieces], &count)
                 if got == 0 or (total and total + got > FRAME_ENTRIES):
@@ -268,7 +269,7 @@ cdef class Turn(Requests):
         return 0
 
     cdef int fetch(self, int slot, const Message *m) except -1:
-        """Entries that are not in memory are read by the preparer; the peer waits, the turn does not."""
+        """Entries not in memory are read by the preparer: the peer waits, not the turn."""
         cdef Fetch *f
         cdef Job *job
         cdef int64_t offset

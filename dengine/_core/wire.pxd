@@ -1,13 +1,15 @@
 # Frames <-> bytes, with checked access: this file is the specification of the peer protocol,
 # version 1.
 #
-# Frame (little-endian): u32 length of what follows · u32 crc (CRC-32C of what follows it) · u8 kind · u8 flags ·
-# u16 0 · u64 term · then by kind:
-#    HELLO     u16 protocol, u64 cluster, u64 node, u64 incarnation, u64 to, u64 last index (0: an empty log)
+# Frame (little-endian): u32 length of what follows · u32 crc (CRC-32C of what follows it) ·
+# u8 kind · u8 flags · u16 0 · u64 term · then by kind:
+#    HELLO     u16 protocol, u64 cluster, u64 node, u64 incarnation, u64 to,
+#              u64 last index (0: an empty log)
 #    VOTE      u64 last index, u64 last term                                     flags PRE
-#    VOTED                                                                       flags PRE GRANTED MARKED
-#    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round, u32 count, records as in the log
-#    HEARD     u64 round, u64 index, u64 index term                              flags REJECTED DIVERGED
+#    VOTED     (no fields)                                     flags PRE GRANTED MARKED
+#    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round, u32 count,
+#              records as in the log
+#    HEARD     u64 round, u64 index, u64 index term            flags REJECTED DIVERGED
 #    DURABLE   u64 index
 #    FORWARD   u32 count, then per command u32 + bytes, session fields stamped
 #    REFUSED   u32 count, then u64 sequences: these were not proposed
@@ -113,5 +115,5 @@ cdef class Outbox:
 cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil
 cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept nogil
 # An append: *records points at its records; count and fields in `out`.
-cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *prev_crc, const char **records,
-                       size_t *size) noexcept nogil
+cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *prev_crc,
+                       const char **records, size_t *size) noexcept nogil

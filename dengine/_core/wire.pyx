@@ -5,8 +5,8 @@ from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport Reader, take_u16, take_u32, take_u64
 from dengine._core.crc cimport crc32c
-from dengine._core.consensus cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED
-from dengine._core.types cimport FRAME_MAX, unlikely
+from dengine._core.consensus cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE
+from dengine._core.types cimport FRAME_MAX
 
 cdef enum:
     LENGTH = 4                  # bytes of the length field, not counted in it
@@ -95,7 +95,7 @@ cdef class Outbox:
         return self.put(&h, FRAME_HEADER)
 
     cdef int end(self) except -1:
-        """Fills in length and crc of the open frame, over own bytes and borrowed pieces in order."""
+        """Fills in length and crc of the open frame, over own and borrowed pieces in order."""
         cdef uint32_t length = <uint32_t>(self.size - self.opened + self.spliced - LENGTH)
         cdef size_t at = self.opened + CRC_FROM
         cdef uint32_t crc = 0

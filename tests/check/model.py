@@ -112,13 +112,14 @@ class Run:
     def new(self, now: int, process: int) -> Operation:
         rng, key = self.rng, self.rng.choice(self.keys)
         kind = rng.choices(("get", "put", "delete", "cas"), (50, 25, 8, 17))[0]
-        op = Operation(process=process, kind=kind, key=key, start=now, end=0, outcome="ok")  # type: ignore[arg-type]
+        op = Operation(process=process, kind=kind, key=key,  # type: ignore[arg-type]
+                       start=now, end=0, outcome="ok")
         if kind == "get":
             op.policy = rng.choice(POLICIES)  # type: ignore[assignment]
         if kind in ("put", "cas"):
             self.values += 1
             op.value = f"v{self.values}"
-        if kind == "cas" or kind == "delete" and rng.random() < 0.3:
+        if kind == "cas" or (kind == "delete" and rng.random() < 0.3):
             seen = self.known.get(key, 0)
             op.expect = rng.choices((seen, 0, ANY), (80, 12, 8))[0]
         return op
@@ -144,7 +145,7 @@ class Run:
             if op.kind == "get":
                 op.value = self.store.state.get(op.key, (None, 0))[0]
             self.applied[op.node] = self.store.revision
-        if op.mod or op.kind in ("put", "cas") and op.outcome == "ok":
+        if op.mod or (op.kind in ("put", "cas") and op.outcome == "ok"):
             self.known[op.key] = op.mod or op.revision
         self.later(now, "end", op)
 

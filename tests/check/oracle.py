@@ -51,7 +51,7 @@ def _store_step(op: Operation, state: State, revision: int) -> tuple[State, int]
         told = (op.value, op.mod, op.revision, op.outcome)
         right = (value, mod, revision, "ok" if mod else "missing")
         return (state, revision) if told == right else None
-    held = op.expect is None or op.expect == mod or op.expect == ANY and mod > 0
+    held = op.expect is None or op.expect == mod or (op.expect == ANY and mod > 0)
     if not held:
         outcome, told, right = "conflict", op.mod, mod
     elif op.kind == "delete" and not mod:

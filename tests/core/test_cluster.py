@@ -101,7 +101,7 @@ def test_a_cluster_is_formed_by_all_of_its_first_voters_only(make, missing):
 
 
 def test_a_directory_that_the_configuration_does_not_name_counts_for_nothing(make):
-    """One voter lost its directory, one is down: neither a vote nor an acknowledgement is enough."""
+    """One voter lost its directory, one is down: no vote, no acknowledgement is enough."""
     c = make()
     leader, (wiped, down) = c.leader(), followers(c)
     for i in (wiped, down):

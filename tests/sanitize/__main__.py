@@ -26,7 +26,8 @@ ASAN_SHORT = ["tests/core", "tests/http/test_fuzz.py", "tests/http/test_vectors.
 PLANTS = ("written", "refs", "job")
 OPTIONS = {
     # leaks: of live blocks, in the debug build (tests/conftest.py); CPython itself keeps much
-    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:halt_on_error=1:detect_stack_use_after_return=1",
+    "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:halt_on_error=1:"
+                    "detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
     "TSAN_OPTIONS": "halt_on_error=0:exitcode=66:second_deadlock_stack=1:report_signal_unsafe=0",
     "PYTHONMALLOC": "malloc",           # else a read beyond a bytes object stays in its arena
@@ -35,7 +36,7 @@ OPTIONS = {
 
 
 def copied(flavour: str) -> Path:
-    """The checkout as it is now, without what is built; files that did not change keep their age."""
+    """The checkout as it is now, without what is built; unchanged files keep their age."""
     tree = ROOT / "build" / flavour / "tree"
     tree.mkdir(parents=True, exist_ok=True)
     kept = set()

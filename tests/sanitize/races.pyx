@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from dengine._core.flush cimport (Marks, Ring, Worker, load_acquire, publish, pthread_t,
                                   store_release)
 from dengine._core.kv cimport KV, Pin
-from dengine._core.tree cimport (Cursor, Node, item_drop, item_hold, tree_drop, tree_hold, tree_next,
-                                 tree_seek)
+from dengine._core.tree cimport (Cursor, Node, item_drop, item_hold, tree_drop, tree_hold,
+                                  tree_next, tree_seek)
 from dengine._core.types cimport (JOB_SYNC, JOB_WRITE, JOBS, Io, Item, Job, Position, iovec)
 
 cdef extern from "<pthread.h>" nogil:
@@ -242,7 +242,7 @@ cdef class Turning:
         p.crc = <uint32_t>self.index
 
     cdef int write_inline(self) except -1:
-        """MemFirst: the turn wrote; a late sync that has not begun covers it, else a new one does."""
+        """MemFirst: the turn wrote; a late sync that has not begun covers it, else a new one."""
         cdef Position p
         cdef Job *job
         self.index += 1
@@ -272,7 +272,8 @@ cdef class Turning:
             if job.error:
                 self.broken += 1
             if job.late:
-                self.broken += job.position.index < self.must_cover[(self.worker.ring.taken + 1) % JOBS]
+                self.broken += (job.position.index
+                                < self.must_cover[(self.worker.ring.taken + 1) % JOBS])
                 self.broken += job.position.crc != <uint32_t>job.position.index
             self.worker.give_back()
             job = self.worker.take()
@@ -307,14 +308,14 @@ cdef class Turning:
         return 0
 
     cdef int turn(self) except -1:
-        cdef int i
+        cdef int _
         if self.worker.has_room(2):
             if self.draw(2):
                 self.write()
             if self.draw(2):
                 self.write_inline()
         self.reap()
-        for i in range(<int>self.draw(30)):
+        for _ in range(<int>self.draw(30)):
             self.change()
         self.pin()
         return 0

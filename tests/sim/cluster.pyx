@@ -100,7 +100,7 @@ cdef class Cluster(Network):
         return frames.receive(n.turn, peer, &f)
 
     def wipe(self, int i):
-        """A dead node loses its directory: it would start as an empty one, of another incarnation."""
+        """A dead node loses its directory: it would start empty, as another incarnation."""
         cdef SimNode node = <SimNode>self.nodes[i]
         shutil.rmtree(node.path)
         os.makedirs(f"{node.path}/log")
