@@ -13,7 +13,7 @@ from dengine._core.flush cimport (Marks, Ring, Worker, load_acquire, publish, pt
                                   store_release)
 from dengine._core.kv cimport KV, Pin
 from dengine._core.tree cimport (Cursor, Node, item_drop, item_hold, tree_drop, tree_hold,
-                                  tree_next, tree_seek)
+                                 tree_next, tree_seek)
 from dengine._core.types cimport (JOB_SYNC, JOB_WRITE, JOBS, Io, Item, Job, Position, iovec)
 
 cdef extern from "<pthread.h>" nogil:
