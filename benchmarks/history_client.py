@@ -79,11 +79,15 @@ class Key:
     used: int = 0
     mod: int = 0            # the mod_revision heard last
 
+    @property
+    def name(self) -> str:
+        return f"{self.group}.{self.generation}"
+
     def take(self) -> str:
         if self.used == KEY_OPERATIONS:
             self.generation, self.used, self.mod = self.generation + 1, 0, 0
         self.used += 1
-        return f"{self.group}.{self.generation}"
+        return self.name
 
 
 # ---------------------------------------------------------------- requests and answers
@@ -268,7 +272,8 @@ class Session:
         if not take_answer(op, data):
             op.outcome, op.revision, op.mod = "unknown", 0, 0
             self.recorder.totals.unexpected.append(f"{op.kind}: {data[:300]!r}")
-        if op.mod or op.kind != "get" and op.outcome == "ok":
+        told = op.mod or op.kind != "get" and op.outcome == "ok"
+        if told and op.key == self.key.name:
             self.key.mod = 0 if op.kind == "delete" else op.mod or op.revision
         self.finish(op)
 
@@ -292,7 +297,8 @@ class Session:
             self.process = self.recorder.new_process()
         safe = op.outcome == "refused" or op.kind == "get" and op.outcome == "unknown"
         self.retries = self.retries + 1 if safe else 0
-        if safe and self.retries <= RETRIES and self.key.used < KEY_OPERATIONS:
+        room = op.key == self.key.name and self.key.used < KEY_OPERATIONS
+        if safe and self.retries <= RETRIES and room:
             self.key.used += 1
             self.repeat = op
         self.recorder.add(op)
