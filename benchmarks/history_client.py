@@ -253,7 +253,8 @@ class Session:
         self.repeat = None
         op = Operation(process=self.process, kind="get", key="", start=0, end=0, outcome="unknown")
         if again is not None:
-            op.kind, op.policy, op.expect, op.key = again.kind, again.policy, again.expect, again.key
+            op.kind, op.key, op.policy, op.expect = (
+                again.kind, again.key, again.policy, again.expect)
         else:
             self.key = rng.choice(self.keys)
             op.key = self.key.take()
@@ -272,7 +273,7 @@ class Session:
         if not take_answer(op, data):
             op.outcome, op.revision, op.mod = "unknown", 0, 0
             self.recorder.totals.unexpected.append(f"{op.kind}: {data[:300]!r}")
-        told = op.mod or op.kind != "get" and op.outcome == "ok"
+        told = op.mod or (op.kind != "get" and op.outcome == "ok")
         if told and op.key == self.key.name:
             self.key.mod = 0 if op.kind == "delete" else op.mod or op.revision
         self.finish(op)
@@ -295,7 +296,7 @@ class Session:
         self.link = None
         if op.outcome == "unknown":
             self.process = self.recorder.new_process()
-        safe = op.outcome == "refused" or op.kind == "get" and op.outcome == "unknown"
+        safe = op.outcome == "refused" or (op.kind == "get" and op.outcome == "unknown")
         self.retries = self.retries + 1 if safe else 0
         room = op.key == self.key.name and self.key.used < KEY_OPERATIONS
         if safe and self.retries <= RETRIES and room:
@@ -341,7 +342,7 @@ class Recorder:
             await asyncio.wait([self.end], timeout=SWEEP_S)
             now = time.monotonic()
             self.totals.stalled = now - self.heard > STALL_S
-            if self.totals.stalled or seconds is not None and now - began >= seconds:
+            if self.totals.stalled or (seconds is not None and now - began >= seconds):
                 self.finished = True
             for session in sessions:
                 if session.link is not None and session.deadline < now * 1e9:

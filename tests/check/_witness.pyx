@@ -5,12 +5,12 @@ sweep. Writes of unknown outcome are placed where a read shows their value; othe
 there must be enough of them, begun early enough, for each effect that nothing else explains.
 It does not know files or sentences for people beyond one line; `witness` tells the story.
 """
-from heapq import heappop, heappush
-
 cimport cython
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memset
+
+from tests.check._order cimport Order, Place, hash_of, unplaced
 
 cdef enum:
     GET, PUT, DELETE, CAS                           # kind
@@ -36,59 +36,6 @@ cdef struct Op:
     uint8_t kind
     uint8_t outcome
     bint eventual
-
-cdef struct Place:      # what is sorted: by group, then by rank
-    int64_t rank
-    uint32_t group
-    uint32_t op
-
-
-cdef int compare(const void *a, const void *b) noexcept nogil:
-    cdef const Place *x = <const Place *>a
-    cdef const Place *y = <const Place *>b
-    if x.group != y.group:
-        return 1 if x.group > y.group else -1
-    if x.rank != y.rank:
-        return 1 if x.rank > y.rank else -1
-    return (x.op > y.op) - (x.op < y.op)
-
-
-@cython.final
-cdef class Order:
-    """Operations in an order: those with `add`, after `sort`."""
-    cdef Place *at
-    cdef size_t n, capacity
-
-    def __dealloc__(self):
-        free(self.at)
-
-    cdef int add(self, uint32_t group, int64_t rank, uint32_t op) except -1:
-        cdef Place *at
-        if self.n == self.capacity:
-            self.capacity = self.capacity + self.capacity // 4 + 16
-            at = <Place *>realloc(self.at, self.capacity * sizeof(Place))
-            if at == NULL:
-                raise MemoryError
-            self.at = at
-        self.at[self.n] = Place(rank, group, op)
-        self.n += 1
-        return 0
-
-    cdef Order sort(self):
-        qsort(self.at, self.n, sizeof(Place), compare)
-        return self
-
-    cdef size_t after(self, uint32_t group, int64_t rank) noexcept:
-        """The first place behind (group, rank)."""
-        cdef size_t low = 0, high = self.n, middle
-        while low < high:
-            middle = (low + high) // 2
-            if self.at[middle].group > group or (
-                    self.at[middle].group == group and self.at[middle].rank > rank):
-                high = middle
-            else:
-                low = middle + 1
-        return low
 
 
 class Found(Exception):  # noqa: N818
@@ -290,8 +237,7 @@ cdef class Replay:
         if of_life == NULL or self.deleted == NULL:
             free(of_life)
             raise MemoryError
-        for k in range(lives):
-            of_life[k] = NOBODY
+        memset(of_life, 0xFF, lives * sizeof(uint32_t))      # NOBODY
         for k in range(keys):
             self.deleted[k] = INT64_MAX
         for i in range(<uint32_t>self.n):
@@ -354,10 +300,9 @@ cdef class Replay:
             return 0
         if self.deleted[op.key] < op.end:
             return 0
-        if not k or self.of_key.at[k - 1].group != op.key or (
-                self.ops[self.of_key.at[k - 1].op].kind == DELETE):
+        by = self.of_key.at[k - 1].op if k and self.of_key.at[k - 1].group == op.key else NOBODY
+        if by == NOBODY or self.ops[by].kind == DELETE:
             return 0
-        by = self.of_key.at[k - 1].op
         while k < self.of_key.n and self.of_key.at[k].group == op.key:
             if self.ops[self.of_key.at[k].op].kind == DELETE:
                 op.revision = self.of_key.at[k].rank
@@ -408,37 +353,13 @@ cdef class Replay:
 
     # ------------------------------------------------------------ what nobody acknowledged
     cdef int fill(self) except -1:
-        self.fill_needs()
+        """Each effect that only an unknown write explains takes a free revision of its own."""
+        cdef int64_t which = unplaced(self.needs, self.needs_last, self.changes)
+        if which >= 0:
+            raise Found("no revision is left for the effect of an unknown write",
+                        [self.needs.at[which].op])
         if self.base >= 0:
             self.fill_gaps()
-        return 0
-
-    cdef int fill_needs(self) except -1:
-        """Each effect that only an unknown write explains takes a free revision of its own: the
-        next free one goes to the effect that must have come first."""
-        cdef int64_t p = 0
-        cdef size_t k = 0
-        cdef list waiting = []
-        cdef list lasts = self.needs_last
-        cdef Order by_first = Order()
-        for k in range(self.needs.n):
-            by_first.add(0, self.needs.at[k].rank, <uint32_t>k)
-        by_first.sort()
-        k = 0
-        while waiting or k < by_first.n:
-            if not waiting:
-                p = max(p, by_first.at[k].rank + 1)
-            while k < by_first.n and by_first.at[k].rank < p:
-                heappush(waiting, (lasts[by_first.at[k].op], by_first.at[k].op))
-                k += 1
-            if not waiting:
-                continue
-            if self.change_at(p) == NOBODY:
-                last, which = heappop(waiting)
-                if last < p:
-                    raise Found("no revision is left for the effect of an unknown write",
-                                [self.needs.at[<size_t>which].op])
-            p += 1
         return 0
 
     cdef int fill_gaps(self) except -1:
@@ -555,15 +476,3 @@ cdef class KeyReplay:
 
     cdef list story(self, uint32_t op):
         return [op] if self.by == NOBODY else [self.by, op]
-
-
-cdef uint64_t hash_of(str text) except? 0:
-    """FNV-1a, then mixed: 64 bits stand for the value."""
-    cdef Py_ssize_t size, i
-    cdef const char *p = PyUnicode_AsUTF8AndSize(text, &size)
-    cdef uint64_t h = 0xCBF29CE484222325ULL
-    for i in range(size):
-        h = (h ^ <uint8_t>p[i]) * 0x100000001B3ULL
-    h ^= h >> 32
-    h *= 0xD6E8FEB86659FD93ULL
-    return h ^ h >> 32

@@ -10,10 +10,11 @@ import random
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from typing import cast
 
-from tests.check.history import ANY, Operation, Outcome
+from tests.check.history import ANY, Kind, Operation, Outcome, Policy
 
-POLICIES = ("linearizable", "lease", "eventual")
+POLICIES: tuple[Policy, ...] = ("linearizable", "lease", "eventual")
 STEP_NS = 1000          # the mean of each part of an operation
 GIVE_UP_NS = 4 * STEP_NS
 
@@ -112,10 +113,10 @@ class Run:
     def new(self, now: int, process: int) -> Operation:
         rng, key = self.rng, self.rng.choice(self.keys)
         kind = rng.choices(("get", "put", "delete", "cas"), (50, 25, 8, 17))[0]
-        op = Operation(process=process, kind=kind, key=key,  # type: ignore[arg-type]
-                       start=now, end=0, outcome="ok")
+        op = Operation(process=process, kind=cast(Kind, kind), key=key, start=now, end=0,
+                       outcome="ok")
         if kind == "get":
-            op.policy = rng.choice(POLICIES)  # type: ignore[assignment]
+            op.policy = rng.choice(POLICIES)
         if kind in ("put", "cas"):
             self.values += 1
             op.value = f"v{self.values}"
