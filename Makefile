@@ -21,8 +21,8 @@ BUILT_TESTS := $(BUILT)-tests
 export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
-.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test chaos lint \
-        bench wheel docs clean
+.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test chaos \
+        histories lint bench wheel docs clean
 
 help: ## this list
 	@echo "make ..."
@@ -48,6 +48,13 @@ test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=d
 chaos: $(BUILT) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=
 	$(RUN) -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/chaos.json)
+
+N ?= 10
+OPERATIONS ?= 1000000
+histories: $(BUILT_TESTS) $(INSTALLED) ## long histories of three nodes: N= OPERATIONS= SEED= FROM=
+	$(RUN) -m tests.check.campaign --histories $(N) --operations $(OPERATIONS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM)) \
+		--evidence $(EVIDENCE)/histories.json
 
 lint: $(INSTALLED) ## ruff, cython-lint, mypy
 	$(RUN) -m ruff check .
