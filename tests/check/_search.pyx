@@ -4,10 +4,11 @@ It decides whether a register can have answered so: at each return, every config
 the register, which pending operations have taken effect) is extended until the returning operation
 has. Equal configurations are kept once. It knows conditions and effects by numbers, no revisions.
 
-Two rules keep it small without losing an order. A pending operation that changes nothing takes
-effect as soon as its condition holds. A write of unknown outcome whose value nobody saw takes
-effect only directly before an operation whose condition fails without it: elsewhere it may as well
-not have happened.
+Rules keep it small without losing an order. A pending operation that changes nothing takes effect
+as soon as its condition holds. A write of unknown outcome whose value nobody saw takes effect only
+directly before an operation whose condition fails without it: elsewhere it may as well not have
+happened; one that waits for a value that cannot come back is forgotten, for values are unique. And
+of two configurations that differ in what they used up, one that used no more stands for both.
 """
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -60,21 +61,27 @@ cdef class Configs:
             raise MemoryError
         self.size = size
         for i in range(self.n):
-            self.items[i].at = <uint32_t>self.slot(&self.items[i])
+            self.items[i].at = <uint32_t>self.free_slot(&self.items[i])
             self.table[self.items[i].at] = <uint32_t>i + 1
         return 0
 
     cdef size_t slot(self, const Config *c) noexcept:
-        cdef uint64_t h = c.done * 0x9E3779B97F4A7C15ULL ^ c.used * 0xC2B2AE3D27D4EB4FULL
-        cdef size_t at
+        """That of one which stands for c, or the empty one where c would stand."""
+        cdef uint64_t h = (c.done ^ <uint64_t>c.state << 40) * 0x9E3779B97F4A7C15ULL
+        cdef size_t at = (h ^ h >> 29) & (self.size - 1)
         cdef const Config *d
-        h ^= (<uint64_t>c.state << 32 | c.deletes << 16 | c.puts) * 0xD6E8FEB86659FD93ULL
-        at = (h ^ h >> 29) & (self.size - 1)
         while self.table[at]:
             d = &self.items[self.table[at] - 1]
-            if (d.done == c.done and d.used == c.used and d.state == c.state
-                    and d.deletes == c.deletes and d.puts == c.puts):
+            if (d.done == c.done and d.state == c.state and d.used & ~c.used == 0
+                    and d.deletes <= c.deletes and d.puts <= c.puts):
                 break
+            at = (at + 1) & (self.size - 1)
+        return at
+
+    cdef size_t free_slot(self, const Config *c) noexcept:
+        cdef uint64_t h = (c.done ^ <uint64_t>c.state << 40) * 0x9E3779B97F4A7C15ULL
+        cdef size_t at = (h ^ h >> 29) & (self.size - 1)
+        while self.table[at]:
             at = (at + 1) & (self.size - 1)
         return at
 
@@ -84,7 +91,7 @@ cdef class Configs:
             return 0
         if 2 * (self.n + 1) > self.size:
             self.resize(2 * self.size)
-            at = self.slot(&c)
+            at = self.free_slot(&c)
         c.at = <uint32_t>at
         self.items[self.n] = c
         self.n += 1
@@ -105,7 +112,9 @@ cdef class Search:
     cdef Op pending[SLOTS]
     cdef uint64_t open          # slots that are taken
     cdef Op spare[SLOTS]        # conditional writes of unknown outcome
-    cdef uint32_t spares, deletes, puts
+    cdef uint64_t spares        # which of them are there
+    cdef uint32_t deletes, puts
+    cdef set called             # effects so far
     cdef Configs now, seen, next
     cdef readonly size_t steps
     cdef readonly size_t widest
@@ -114,6 +123,7 @@ cdef class Search:
         self.now = Configs()
         self.seen = Configs()
         self.next = Configs()
+        self.called = set()
         self.now.add(Config(0, 0, MISSING, 0, 0, 0))
 
     def call(self, uint8_t condition, uint32_t operand, uint32_t effect) -> int:
@@ -123,6 +133,7 @@ cdef class Search:
             if not self.open >> slot & 1:
                 self.open |= <uint64_t>1 << slot
                 self.pending[slot] = Op(condition, operand, effect)
+                self.called.add(effect)
                 return slot
         return -1
 
@@ -134,11 +145,13 @@ cdef class Search:
             else:
                 self.puts += 1
             return True
-        if self.spares == SLOTS:
-            return False
-        self.spare[self.spares] = Op(condition, operand, effect)
-        self.spares += 1
-        return True
+        cdef int i
+        for i in range(<int>SLOTS):
+            if not self.spares >> i & 1:
+                self.spares |= <uint64_t>1 << i
+                self.spare[i] = Op(condition, operand, effect)
+                return True
+        return False
 
     def states(self) -> list:
         """In which the register may be, before what is pending."""
@@ -147,7 +160,6 @@ cdef class Search:
     def ret(self, int slot, size_t budget) -> int:
         """1: an order exists; 0: none does; -1: the budget of steps is exceeded."""
         cdef uint64_t bit = <uint64_t>1 << slot
-        cdef Configs swap
         cdef size_t i
         cdef Config c
         self.seen.clear()
@@ -169,12 +181,41 @@ cdef class Search:
                 self.extend(c, bit)
         if self.next.n == 0:
             return 0
-        swap = self.now
-        self.now = self.next
-        self.next = swap
         self.open &= ~bit
+        self.settle(self.next)
         self.widest = max(self.widest, self.now.n)
         return 1
+
+    cdef int settle(self, Configs found) except -1:
+        """Takes what was found as what is now, without what another one stands for."""
+        cdef uint64_t forgotten = 0
+        cdef size_t i
+        cdef int k
+        cdef Config c
+        for k in range(<int>SLOTS):
+            if self.spares >> k & 1 and not self.may_come(&self.spare[k], found):
+                forgotten |= <uint64_t>1 << k
+        self.spares &= ~forgotten
+        self.now.clear()
+        for i in range(found.n):
+            c = found.items[found.n - 1 - i]
+            c.used &= ~forgotten
+            self.now.add(c)
+        return 0
+
+    cdef bint may_come(self, const Op *op, Configs found) except -1:
+        """Whether its condition can still be met: now, by what is pending, by what is to come."""
+        cdef size_t i
+        cdef int slot
+        if op.condition != IS or op.operand == MISSING or op.operand not in self.called:
+            return True
+        for slot in range(<int>SLOTS):
+            if self.open >> slot & 1 and self.pending[slot].effect == op.operand:
+                return True
+        for i in range(found.n):
+            if found.items[i].state == op.operand:
+                return True
+        return False
 
     cdef int absorb(self, Config *c) except -1:
         """What changes nothing takes effect now, if it may."""
@@ -192,7 +233,7 @@ cdef class Search:
         """Every next step: an operation that may take effect, or does after an unknown write."""
         cdef uint64_t left = self.open & ~c.done
         cdef int slot = 0
-        cdef uint32_t i
+        cdef int i
         cdef Config d
         while left:
             if left & 1:
@@ -210,8 +251,9 @@ cdef class Search:
                         d.puts += 1
                         d.state = UNSEEN
                         self.take(d, slot, bit)
-                    for i in range(self.spares):
-                        if not c.used >> i & 1 and holds(&self.spare[i], c.state) and holds(
+                    for i in range(<int>SLOTS):
+                        if self.spares & ~c.used & <uint64_t>1 << i and holds(
+                                &self.spare[i], c.state) and holds(
                                 &self.pending[slot], self.spare[i].effect):
                             d = c
                             d.used |= <uint64_t>1 << i

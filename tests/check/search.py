@@ -76,6 +76,8 @@ def search(operations: Sequence[Operation], budget: int = BUDGET) -> Verdict:
                 return Verdict("violation", engine.steps, f"no order explains this, from {states}",
                                op)
         elif i in key.optional:
+            if key.is_idle(op):
+                continue
             if not engine.maybe(*key.asks(op)):
                 return Verdict("unknown", engine.steps, "too many unknown outcomes", op)
         else:
@@ -112,6 +114,7 @@ class Key:
                 self.optional.add(i)
             else:
                 self.events.append((max(end, op.start), True, i))
+        self.unseen = {operations[i].value for i in self.optional} - {None}
 
     def when_shown(self, operations: Sequence[Operation]) -> dict[str, int]:
         """When each value had certainly been written: something that it explains has ended. A
@@ -151,6 +154,11 @@ class Key:
         if op.outcome == "conflict":
             return REFUTED[condition], operand, KEEP
         return condition, operand, effect
+
+    def is_idle(self, op: Operation) -> bool:
+        """It waits for a value that nobody saw, if it was written at all: nobody misses it."""
+        value = self.values.get(op.expect or 0)
+        return value in self.unseen
 
     def named(self, op: Operation) -> tuple[int, int]:
         """The condition that the key is at revision op.expect. Where that was only heard of in a
