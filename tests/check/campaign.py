@@ -33,7 +33,7 @@ from tests.cluster import ROOT, Cluster
 
 NODES = 3
 CLIENTS, KEYS = 20, 8
-SEARCHED = 300                          # keys of a history; each has at most 1,000 operations
+SEARCHED = 5000                         # keys of a history; each has at most 1,000 operations
 CALM_S, DOWN_S = (1.0, 5.0), (0.1, 1.5)
 VICTIMS, WEIGHTS = ("any", "leader", "two", "all"), (45, 35, 10, 10)
 ENOUGH = 0.9                            # of the operations that were asked for
