@@ -210,8 +210,7 @@ class Session:
     def begin(self) -> None:
         """The next operation, or the end."""
         if self.recorder.finished:
-            for link in self.links.values():
-                link.transport.abort()
+            self.stop()
             self.recorder.ended()
             return
         node = self.rng.choice(self.recorder.nodes)
@@ -220,6 +219,13 @@ class Session:
             self.connecting = asyncio.get_running_loop().create_task(self.connect(node))
         else:
             self.ask(link)
+
+    def stop(self) -> None:
+        """Nothing is recorded any more."""
+        self.recorder.finished = True
+        for link in self.links.values():
+            link.op = None
+            link.transport.abort()
 
     async def connect(self, node: int) -> None:
         loop = asyncio.get_running_loop()
@@ -231,7 +237,10 @@ class Session:
             loop.call_later(self.rng.uniform(*PAUSE_S), self.begin)
             return
         self.links[node] = link
-        self.ask(link)
+        if self.recorder.finished:
+            self.begin()
+        else:
+            self.ask(link)
 
     def ask(self, link: Link) -> None:
         op = self.next_operation()
@@ -338,6 +347,16 @@ class Recorder:
         sessions = [Session(self, i, shared[i // KEY_CLIENTS]) for i in range(clients)]
         for session in sessions:
             session.begin()
+        try:
+            await self.until_end(sessions, began, seconds)
+        finally:
+            for session in sessions:
+                session.stop()
+        self.totals.seconds = time.monotonic() - began
+        return self.totals
+
+    async def until_end(self, sessions: Sequence[Session], began: float, seconds: float | None
+                        ) -> None:
         while not self.end.done():
             await asyncio.wait([self.end], timeout=SWEEP_S)
             now = time.monotonic()
@@ -349,8 +368,6 @@ class Recorder:
                     op = session.link.op
                     if op is not None:
                         session.give_up(op)
-        self.totals.seconds = time.monotonic() - began
-        return self.totals
 
     def life(self, node: int) -> int:
         """If nobody tells when a node was restarted, each connection is a life of its own."""
@@ -376,7 +393,7 @@ class Recorder:
 
     def ended(self) -> None:
         self.left -= 1
-        if not self.left:
+        if not self.left and not self.end.done():
             self.end.set_result(None)
 
 

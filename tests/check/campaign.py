@@ -13,6 +13,7 @@ import asyncio
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ CALM_S, DOWN_S = (1.0, 5.0), (0.1, 1.5)
 VICTIMS, WEIGHTS = ("any", "leader", "two", "all"), (45, 35, 10, 10)
 ENOUGH = 0.9                            # of the operations that were asked for
 GIT_S = 10.0
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
 EVIDENCE = ROOT / "tests" / "evidence" / "histories.json"
 KEPT = ROOT / "logs" / "histories"
 
@@ -95,8 +97,21 @@ def kill_and_restart(cluster: Cluster, lives: dict[int, int], rng: random.Random
     return kills
 
 
+def heed_signals() -> None:
+    """Both end the run, and with it its nodes; a background shell ignores the first one."""
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in ENDINGS:
+        signal.signal(number, interrupt)
+
+
 async def drive(cluster: Cluster, path: Path, operations: int, seed: int
                 ) -> tuple[Totals, Counter[str]]:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in ENDINGS:              # an exception in a callback would only end a connection
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     lives = dict.fromkeys(cluster.nodes, 1)
     end = Event()
     endpoints = {i: ("127.0.0.1", node.http) for i, node in cluster.nodes.items()}
@@ -118,7 +133,12 @@ def run(seed: int, operations: int, directory: Path) -> Run:
     began = time.monotonic()
     try:
         with Cluster(directory / "nodes", NODES, strategy) as cluster:
-            totals, kills = uvloop.run(drive(cluster, path, operations, seed))
+            try:
+                totals, kills = uvloop.run(drive(cluster, path, operations, seed))
+            finally:
+                heed_signals()
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     except Exception as error:          # nodes that do not come back are a finding, too
         verdict.violations.append(f"the run ended early: {error!r}")
         return verdict
@@ -208,6 +228,7 @@ def keep(directory: Path, seed: int) -> Path:
 
 
 def main() -> None:
+    heed_signals()
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--histories", type=int, default=1)
@@ -240,4 +261,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the evidence has the runs before this one")
