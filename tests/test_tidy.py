@@ -55,7 +55,6 @@ HEIGHT = {name: height for height, line in enumerate(LAYERS.strip().splitlines()
 
 LINES, FUNCTION, COLUMNS, HEADER = 500, 70, 100, 150
 LONG_FILES = {
-    "tests/check/_witness.pyx": "one replay, from record to verdict",
     "tests/core/test_raft.py": "one test per sentence of the paper that binds us",
 }
 LONG_FUNCTIONS: dict[str, str] = {}
