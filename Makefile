@@ -45,7 +45,7 @@ test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=d
 	$(RUN) -m pytest $(TESTS)
 
 # Campaigns add to the evidence; FROM= goes on where one ended. SEED= repeats one run of it.
-chaos: $(BUILT) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=
+chaos: $(BUILT_TESTS) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=
 	$(RUN) -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/chaos.json)
 

@@ -13,10 +13,11 @@ from random import Random
 
 from tests.chaos import plan as plans
 from tests.chaos.http import Connection
-from tests.chaos.load import HOT_KEYS, Operation, perform
+from tests.chaos.load import HOT_KEYS, new, perform
 from tests.chaos.net import Network
 from tests.chaos.nodes import Node
 from tests.chaos.plan import Fault, Plan
+from tests.check.history import Operation
 
 WALL_US = (-3_600_000_000, -1_000_000, 1_000_000, 86_400_000_000)   # also a day ahead
 WALL_STEP_S = 0.3
@@ -26,7 +27,7 @@ LOSS_PERCENT = (3, 40)
 QUEUED = 6                  # reads that wait in the sockets of a paused node when it goes on
 QUEUED_S = 0.04             # so long before that they are sent: what others wrote is older
 PATIENCE_S = 2.0            # until such a read is answered
-OURS = -1_000_000           # process numbers of these reads, downwards
+OURS = 2_000_000            # process numbers of these reads, upwards
 Ask = Callable[[Node, str], Awaitable[tuple[int, dict]]]
 
 
@@ -164,10 +165,10 @@ class Faults:
         found = []
         for n in range(QUEUED):
             connection = Connection(node.host, node.http)
-            warm = Operation(0, "get", "k0", node.id, 0, policy="eventual")
+            warm = new(0, "get", "k0", node.id, policy="eventual")
             await perform(connection, warm, PATIENCE_S)
-            read = Operation(OURS - len(self.queued) - n, "get", f"k{n % HOT_KEYS}", node.id, 0,
-                             policy=("lease", "lease", "linearizable")[n % 3])
+            read = new(OURS + len(self.queued) + n, "get", f"k{n % HOT_KEYS}", node.id,
+                       policy=("lease", "lease", "linearizable")[n % 3])
             found.append((connection, read))
         self.queued += [op for _, op in found]
         return found

@@ -2,9 +2,9 @@
 
     python -m tests.chaos.load SPEC.json        until SIGTERM
 
-It decides the mix of operations and when a client gives up. One line of JSON per operation; an
-outcome is `ok`, `conflict`, `missing`, `refused` (certainly without effect) or `unknown`. It knows
-nothing of faults, leaders or Raft, and judges nothing.
+It decides the mix of operations, when a client gives up, and what an answer states: a write that
+may have had an effect is `unknown`, never `refused`. It knows nothing of faults, leaders or Raft,
+and judges nothing.
 """
 
 import asyncio
@@ -13,14 +13,13 @@ import json
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TextIO
 
 import uvloop
 
 from tests.chaos.http import Answer, Connection, NotSent
+from tests.check.history import Operation, Writer
 
 GIVE_UP_S = (0.1, 0.2)
 THINK_S = (0.0, 0.03)       # between two operations of a client
@@ -32,27 +31,10 @@ KINDS = {"put": 34, "cas": 12, "delete": 5, "get": 49}
 POLICIES = ("linearizable", "lease", "eventual")
 
 
-@dataclass
-class Operation:
-    process: int
-    kind: str               # put, cas, delete, get
-    key: str
-    node: int
-    invoke_ns: int
-    value: str | None = None        # written or read
-    policy: str | None = None       # of a get
-    expected: int | None = None     # revision that a cas asks for; 0: no such key
-    return_ns: int | None = None    # None: never heard of again
-    outcome: str = "unknown"
-    revision: int | None = None     # of the write, or of the value read (a conflict: the key's)
-    read_revision: int | None = None    # of the store, when it was read
-    status: int = 0
-
-
 class Client:
     """One closed loop. A client that lost an answer goes on under another process number."""
 
-    def __init__(self, number: int, spec: dict, out: TextIO, numbers: "itertools.count[int]"):
+    def __init__(self, number: int, spec: dict, out: Writer, numbers: "itertools.count[int]"):
         self.rng = Random(f"client {spec['seed']} {number}")
         self.nodes = {int(i): tuple(at) for i, at in spec["nodes"].items()}
         self.home = sorted(self.nodes)[number % len(self.nodes)]
@@ -67,9 +49,8 @@ class Client:
         while not end.is_set():
             operation = self.choose()
             await perform(self.connections[operation.node], operation, self.give_up_s)
-            self.out.write(json.dumps(asdict(operation)) + "\n")
-            if operation.revision is not None:
-                self.revisions[operation.key] = operation.revision
+            self.out.add(operation)
+            self.learn(operation)
             if operation.outcome == "unknown":
                 self.process = next(self.numbers)
             failed = operation.outcome in ("unknown", "refused")
@@ -79,7 +60,7 @@ class Client:
         rng = self.rng
         kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
         node = rng.choice(sorted(self.nodes)) if rng.random() < AWAY else self.home
-        operation = Operation(self.process, kind, f"k{rng.randrange(HOT_KEYS)}", node, 0)
+        operation = new(self.process, kind, f"k{rng.randrange(HOT_KEYS)}", node)
         if kind == "get":
             operation.policy = rng.choice(POLICIES)
         if kind in ("put", "cas"):
@@ -88,8 +69,21 @@ class Client:
         if kind == "put" and rng.random() < ONCE:
             operation.key = f"once-{operation.value}"
         if kind == "cas":
-            operation.expected = self.revisions.get(operation.key, 0)
+            operation.expect = self.revisions.get(operation.key, 0)
         return operation
+
+    def learn(self, op: Operation) -> None:
+        """Which revision a compare-and-swap will ask for; often another client was faster."""
+        if op.kind == "get" or op.outcome in ("conflict", "missing"):
+            self.revisions[op.key] = op.mod
+        elif op.outcome == "ok":
+            self.revisions[op.key] = 0 if op.kind == "delete" else op.revision
+
+
+def new(process: int, kind: str, key: str, node: int, **more: object) -> Operation:
+    """An operation that was not yet asked."""
+    return Operation(process=process, kind=kind, key=key, node=node, start=0, end=0,
+                     outcome="unknown", **more)
 
 
 async def perform(connection: Connection, op: Operation, within_s: float) -> None:
@@ -98,46 +92,41 @@ async def perform(connection: Connection, op: Operation, within_s: float) -> Non
     method = {"put": "PUT", "cas": "PUT", "delete": "DELETE", "get": "GET"}[op.kind]
     headers = {"Accept": "application/octet-stream"} if op.kind == "get" else {}
     if op.kind == "cas":
-        headers = {"If-Match": f'"{op.expected}"'} if op.expected else {"If-None-Match": "*"}
-    op.invoke_ns = time.monotonic_ns()
+        headers = {"If-Match": f'"{op.expect}"'} if op.expect else {"If-None-Match": "*"}
+    op.start = time.monotonic_ns()
     try:
         answer = await connection.ask(method, path, (op.value or "").encode(), headers,
                                       within_s=within_s)
     except NotSent:
         op.outcome = "refused"
     except (OSError, TimeoutError):
-        return
+        pass
     else:
         understand(op, answer)
-    if op.outcome != "unknown" or op.kind == "get":
-        op.return_ns = time.monotonic_ns()
+    op.end = time.monotonic_ns()
 
 
 def understand(op: Operation, answer: Answer) -> None:
     """The outcome that an answer states; what states nothing leaves it unknown."""
-    op.status = answer.status
-    store = answer.headers.get("dengine-revision")
+    store = int(answer.headers.get("dengine-revision", 0))
     if answer.status == 412:
-        op.outcome, op.revision = "conflict", json.loads(answer.body)["revision"]
+        op.outcome, op.mod = "conflict", json.loads(answer.body)["revision"]
     elif op.kind == "get":
         op.outcome = {200: "ok", 404: "missing"}.get(answer.status, "refused")
         if op.outcome != "refused":
-            op.read_revision = int(store or 0)
+            op.revision = store
         if op.outcome == "ok":
             op.value = answer.body.decode()
-            op.revision = int(answer.headers["etag"].strip('"'))
+            op.mod = int(answer.headers["etag"].strip('"'))
     elif answer.status == 200:
         said = json.loads(answer.body)
         op.outcome = "ok" if said.get("deleted", 1) else "missing"
-        if op.outcome == "ok":
-            op.revision = said["revision"]
-        else:
-            op.read_revision = said["revision"]
+        op.revision = said["revision"]
     elif answer.status < 500 or json.loads(answer.body)["code"] == "not_proposed":
         op.outcome = "refused"
 
 
-async def main(spec: dict, out: TextIO) -> None:
+async def main(spec: dict, out: Writer) -> None:
     end = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end.set)
     numbers = itertools.count()
@@ -148,5 +137,5 @@ async def main(spec: dict, out: TextIO) -> None:
 
 if __name__ == "__main__":
     chosen = json.loads(Path(sys.argv[1]).read_text())
-    with Path(chosen["history"]).open("w", buffering=1 << 16) as history:
+    with Writer(Path(chosen["history"])) as history:
         uvloop.run(main(chosen, history))

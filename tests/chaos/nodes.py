@@ -63,6 +63,18 @@ class Node:
         events = [what for _, what in self.journal]
         return "pause" in events[len(events) - events[::-1].index("start"):]
 
+    def life(self, begin_ns: int, end_ns: int) -> int:
+        """Which of its processes ran all this time, from 1; 0: none certainly did."""
+        number = since = 0
+        for ns, what in [*self.journal, (end_ns, "stop")]:
+            if what == "start":
+                number, since = number + 1, ns
+            elif what == "stop" and since <= begin_ns and end_ns <= ns and since:
+                return number
+            elif what == "stop":
+                since = 0
+        return 0
+
     def note(self, what: str) -> None:
         self.journal.append((time.monotonic_ns(), what))
 

@@ -16,16 +16,20 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from tests.chaos.check import WRITES, check
 from tests.chaos.faults import Done, Faults
 from tests.chaos.http import Connection
-from tests.chaos.load import Operation, perform
+from tests.chaos.load import new, perform
 from tests.chaos.net import Network
 from tests.chaos.nodes import Node, build
 from tests.chaos.plan import Plan
 from tests.chaos.watch import ask as ask_port
+from tests.check import history as histories
+from tests.check.history import Operation
+from tests.check.witness import check
 from tests.cluster import ROOT
 
+WRITES = ("put", "cas", "delete")
+OURS = 1_000_000            # process numbers of our own operations, upwards
 MIN_OPERATIONS = 1500       # with an answer that states an outcome
 MIN_TRIGGERED = 0.75        # of the faults
 FORM_S = 30.0
@@ -109,7 +113,7 @@ class Run:
             "seed": self.plan.seed, "clients": self.plan.clients,
             "nodes": {i: (n.host, n.http) for i, n in self.nodes.items()},
             "health": {i: (n.host, n.health) for i, n in self.nodes.items()},
-            "history": str(self.root / "history.ndjson"),
+            "history": str(self.root / "load.ndjson"),
             "watched": str(self.root / "watched.json"),
         }
         path = self.root / f"{module}.spec.json"
@@ -188,8 +192,8 @@ class Run:
     async def serves(self) -> bool:
         """Does each node take a write now?"""
         for i in self.nodes:
-            op = Operation(-1 - len(self.own), "put", f"healed-{i}", i, 0,
-                           value=f"healed-{i}-{len(self.own)}")
+            op = new(OURS + len(self.own), "put", f"healed-{i}", i,
+                     value=f"healed-{i}-{len(self.own)}")
             await perform(self.connections[i], op, 1.0)
             self.own.append(op)
             if op.outcome != "ok":
@@ -205,25 +209,26 @@ class Run:
 
     # ----------------------------------------------------------------------------- judgement
     def history(self) -> list[Operation]:
-        with (self.root / "history.ndjson").open() as lines:
-            return [Operation(**json.loads(line)) for line in lines] + [
-                *self.own, *self.faults.queued]
+        """All operations, ours too, with the process of the node that answered each."""
+        recorded = histories.read(self.root / "load.ndjson")
+        # a read that was queued in a paused node which then died was never asked
+        ours = [op for op in [*self.own, *self.faults.queued] if op.start]
+        operations = sorted([*recorded, *ours], key=lambda op: op.end)
+        for n, op in enumerate(operations):
+            op.life = self.nodes[op.node].life(op.start, op.end) or -1 - n
+        return operations
 
     async def read_all(self) -> None:
         """Every key, at every node: they agree, so even a local read must be fresh."""
-        keys = sorted({op.key for op in self.history()})
-        with (self.root / "final.ndjson").open("w") as out:
+        for key in sorted({op.key for op in self.history()}):
             for i, connection in self.connections.items():
-                for key in keys:
-                    op = Operation(-1000 - i, "get", key, i, 0, policy="eventual")
-                    await perform(connection, op, 5.0)
-                    op.policy = "final"
-                    self.own.append(op)
-                    if op.outcome not in ("ok", "missing"):
-                        self.verdict.violations.append(f"a final read failed: {op}")
-                        return
-            for op in [*self.own, *self.faults.queued]:
-                out.write(json.dumps(asdict(op)) + "\n")
+                op = new(OURS + len(self.own), "get", key, i, policy="eventual")
+                await perform(connection, op, 5.0)
+                op.policy = "linearizable"
+                self.own.append(op)
+                if op.outcome not in ("ok", "missing"):
+                    self.verdict.violations.append(f"a final read failed: {op}")
+                    return
 
     async def read_metrics(self) -> None:
         """The product's own watchdogs, where no pause of ours is in them."""
@@ -243,7 +248,9 @@ class Run:
     def judge(self) -> None:
         verdict, history = self.verdict, self.history()
         watched = json.loads((self.root / "watched.json").read_text())
-        verdict.violations += check(history)
+        histories.write(self.root / "history.ndjson", history, base=0)
+        if violation := check(history, base=0):
+            verdict.violations.append(str(violation))
         verdict.violations += watched["violations"]
         if watched["stall_s"] > STALL_S:
             verdict.void.append(f"the machine stood still for {watched['stall_s']:.1f} s")
@@ -252,7 +259,7 @@ class Run:
                 verdict.violations += silences(node, watched["silences"])
         writes = [op for op in history if op.kind in WRITES]
         verdict.operations = sum(op.outcome in ("ok", "conflict", "missing") for op in history
-                                 if op.policy != "final")
+                                 if op.process < OURS)
         verdict.writes = len(writes)
         verdict.unknown = sum(op.outcome == "unknown" for op in writes)
         verdict.samples = watched["samples"]
@@ -289,7 +296,7 @@ def overlap(faults: list[Done]) -> int:
 
 def longest_gap_ms(writes: list[Operation]) -> int:
     """Longest time between two acknowledged writes."""
-    moments = sorted(op.return_ns for op in writes if op.outcome == "ok" and op.return_ns)
+    moments = sorted(op.end for op in writes if op.outcome == "ok")
     return max((b - a for a, b in pairwise(moments)), default=0) // 1_000_000
 
 
