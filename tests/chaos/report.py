@@ -105,7 +105,9 @@ def add_evidence(file: Path, verdict: Verdict, means: str, seconds: float) -> No
     campaign["seeds"] = ranges([*numbers(campaign.get("seeds", "")), verdict.seed])
     campaign["totals"] = merged(campaign.get("totals", {}), total([verdict]))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(data, indent=1) + "\n")
+    new = file.with_suffix(".new")              # whole or not at all: campaigns are interrupted
+    new.write_text(json.dumps(data, indent=1) + "\n")
+    new.replace(file)
 
 
 def numbers(text: str) -> list[int]:
