@@ -53,6 +53,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--evidence", type=Path, help="a file that the totals are added to")
     parser.add_argument("--results", type=Path, help="a file for the verdicts, as JSON")
     parser.add_argument("--loopback", action="store_true", help="only what works without root")
+    parser.add_argument("--keep", action="store_true", help="keep what passed, too")
     parser.add_argument("--show", action="store_true", help="print the plan, run nothing")
     chosen = parser.parse_args()
     if chosen.seed is not None:
@@ -143,7 +144,7 @@ def campaign(chosen: argparse.Namespace, directory: Path, verdicts: list[Verdict
         print(report.line(verdict), flush=True)
         for text in [*verdict.violations, *verdict.void]:
             print(f"    {text}", flush=True)
-        if verdict.violations or verdict.void:
+        if verdict.violations or verdict.void or chosen.keep:
             print(f"    kept: {keep(root, verdict)}", flush=True)
         if chosen.evidence:
             means = "loopback" if chosen.loopback else "namespaces"
