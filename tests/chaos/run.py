@@ -37,6 +37,8 @@ START_S = 15.0              # of a process, until its health port answers
 SERVE_S = 15.0
 CONVERGE_S = 15.0
 SILENCE_S = 3.0
+AGREED = ("commit", "applied", "last", "revision", "keys", "term")    # the first three are equal
+SETTLED_S = 0.5
 CALM_S = 1.5                # of load after the cluster serves again
 CHILD_S = 15.0
 LOOK_S = 0.1
@@ -78,6 +80,7 @@ class Run:
         self.faults = Faults(plan, self.nodes, network, self.ask)
         self.connections = {i: Connection(n.host, n.http) for i, n in self.nodes.items()}
         self.own: list[Operation] = []          # our operations, part of the history
+        self.agreed: tuple[tuple | None, float] = None, 0.0     # a view of all, and since when
         self.children: list[subprocess.Popen[bytes]] = []
 
     async def go(self) -> Verdict:
@@ -201,11 +204,15 @@ class Run:
         return True
 
     async def agree(self) -> bool:
+        """Are all in one state, for a while, with nothing under way? A write that a client gave up
+        may wait for a slow sync, and be committed later."""
         states = [(await self.ask(n, "/health"))[1] for n in self.nodes.values()]
-        views = {(s.get("revision"), s.get("commit"), s.get("applied"), s.get("keys"),
-                  s.get("term")) for s in states}
-        one = next(iter(views))
-        return len(views) == 1 and None not in one and one[1] == one[2]
+        views = {tuple(state.get(name) for name in AGREED) for state in states}
+        view = views.pop()
+        equal = not views and None not in view and len(set(view[:3])) == 1
+        if not equal or view != self.agreed[0]:
+            self.agreed = (view if equal else None), time.monotonic()
+        return equal and time.monotonic() - self.agreed[1] > SETTLED_S
 
     # ----------------------------------------------------------------------------- judgement
     def history(self) -> list[Operation]:
