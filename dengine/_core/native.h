@@ -1,6 +1,7 @@
 /* What Cython cannot say: branch hints and atomics with their memory order. */
 #pragma once
 #include <stdint.h>
+#include "live.h"
 
 #ifndef likely
 #define likely(x) __builtin_expect(!!(x), 1)
