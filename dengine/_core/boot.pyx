@@ -249,13 +249,16 @@ def status(Turn turn not None) -> dict:
 cdef dict counters(Turn turn):
     return {
         "turns": turn.turns,
-        "longest_turn_us": turn.longest_us,
+        "longest_turn_us": turn.watch.longest_us,
+        "longest_turn_wall_us": turn.watch.longest_wall_us,
         "elections": turn.raft.elections,
         "steps_down": turn.raft.steps_down,
         "forwarded": turn.forwarded,
         "log_bytes_written": turn.log.bytes_written,
         "log_stalls": turn.log.stalls,
+        "log_stall_us": turn.log.stall_us,
         "syncs": load_acquire(&turn.log.marks.syncs),
+        "sync_bytes": load_acquire(&turn.log.marks.sync_bytes),
         "sync_us": load_acquire(&turn.log.marks.sync_us),
         "longest_sync_us": load_acquire(&turn.log.marks.longest_us),
         "writes_in_flight": turn.session.next - turn.session.floor,

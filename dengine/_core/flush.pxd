@@ -31,7 +31,7 @@ ctypedef struct Marks:
     int failed
     uint64_t sequence           # of the newest mark
     uint64_t syncs              # counters: written with release, read by the turn with acquire
-    uint64_t sync_bytes
+    uint64_t sync_bytes         # of the pages that syncs had to bring to the device, marks too
     uint64_t sync_us
     uint64_t longest_us
     # What is written, by the turn, for late syncs: a sequence lock (odd while it changes). Only the

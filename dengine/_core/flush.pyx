@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
 from dengine._core.types cimport (JOB_CLOSE, JOB_META, JOB_PREPARE, JOB_READ, JOB_SYNC, JOB_WRITE,
-                                  PAGE, unlikely)
+                                  PAGE, SEGMENT_DATA, unlikely)
 
 from dengine.errors import InvariantError, StorageError
 
@@ -148,23 +148,36 @@ cdef int write_mark(Marks *m, const Io *io, int fd) noexcept nogil:
     return error
 
 
+cdef uint64_t pages_between(const Position *synced, const Position *to) noexcept nogil:
+    """Bytes of the whole pages with something new; a new segment has its header page besides."""
+    cdef bint same = synced.epoch == to.epoch
+    cdef uint64_t start = (synced.offset if same else <uint64_t>SEGMENT_DATA) // PAGE * PAGE
+    if to.offset <= start:
+        return 0
+    return (to.offset - start + PAGE - 1) // PAGE * PAGE + (0 if same else PAGE)
+
+
 cdef int sync(Job *job, const Io *io) noexcept nogil:
     cdef Marks *m = <Marks *>job.state
     cdef Position written
     cdef uint64_t start
+    cdef bint marked
     cdef int error = 0
     if job.late:
         job.from_us = io.now_us(io.ctx)
         read_written(m, &written)
         if written.epoch == job.position.epoch:     # the segments before it are synced already
             job.position = written
-    if m.fresh:
+    marked = m.fresh
+    if marked:
         error = write_mark(m, io, job.fd)
     if error == 0:
         start = io.now_us(io.ctx)
         error = -io.fdatasync(io.ctx, job.fd)
         job.took_us = io.now_us(io.ctx) - start
     if error == 0:
+        store_release(&m.sync_bytes, m.sync_bytes + PAGE * marked
+                      + pages_between(&m.done, &job.position))
         m.done = job.position
         m.fd = job.fd
         m.fresh = True

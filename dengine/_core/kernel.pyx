@@ -38,7 +38,7 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec *to)
-    int CLOCK_BOOTTIME
+    int CLOCK_BOOTTIME, CLOCK_THREAD_CPUTIME_ID, CLOCK_MONOTONIC_COARSE
 
 
 cdef int do_open(void *ctx, const char *path, int flags, int mode) noexcept nogil:
@@ -109,10 +109,22 @@ cdef int do_unmap(void *ctx, void *at, size_t n) noexcept nogil:
     return 0 if munmap(at, n) == 0 else -errno
 
 
-cdef uint64_t do_now_us(void *ctx) noexcept nogil:
+cdef uint64_t read_us(int clock) noexcept nogil:
     cdef timespec t
-    clock_gettime(CLOCK_BOOTTIME, &t)
+    clock_gettime(clock, &t)
     return <uint64_t>t.tv_sec * 1000000 + <uint64_t>t.tv_nsec // 1000
+
+
+cdef uint64_t do_now_us(void *ctx) noexcept nogil:
+    return read_us(CLOCK_BOOTTIME)
+
+
+cdef uint64_t do_cpu_us(void *ctx) noexcept nogil:
+    return read_us(CLOCK_THREAD_CPUTIME_ID)
+
+
+cdef uint64_t do_coarse_us(void *ctx) noexcept nogil:
+    return read_us(CLOCK_MONOTONIC_COARSE)
 
 
 cdef Io KERNEL
@@ -130,6 +142,8 @@ KERNEL.drop = do_drop
 KERNEL.map = do_map
 KERNEL.unmap = do_unmap
 KERNEL.now_us = do_now_us
+KERNEL.cpu_us = do_cpu_us
+KERNEL.coarse_us = do_coarse_us
 
 
 cdef const Io *kernel() noexcept nogil:

@@ -12,6 +12,7 @@ from dengine._core.flush cimport publish, write_all
 from dengine._core.segments cimport header_encode, measure, offset_of, segment_note
 from dengine._core.types cimport (DISK_FIRST, JOB_SYNC, JOB_WRITE, MEM_FIRST, PAGE, RECORD_HEADER,
                                   WRITE_INLINE, iovec, unlikely)
+from dengine._core.watch cimport coarse_us
 
 from dengine.errors import InvariantError
 
@@ -213,6 +214,7 @@ cdef class Log(Segments):
     cdef int write_inline(self, Tail *t, uint64_t commit) except -1:
         cdef iovec part
         cdef Position p
+        cdef uint64_t start = coarse_us(self.io)
         if t.page != NULL:                      # the header goes first
             part.iov_base = t.page
             part.iov_len = PAGE
@@ -222,6 +224,7 @@ cdef class Log(Segments):
         part.iov_base = t.data + t.written
         part.iov_len = t.size - t.written
         self.check(write_all(self.io, t.segment.fd, &part, 1, t.offset + t.written), "written")
+        self.blocked_us += coarse_us(self.io) - start
         t.written = t.size
         self.written = t.last
         self.bytes_written += part.iov_len

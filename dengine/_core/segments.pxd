@@ -52,6 +52,9 @@ cdef class Segments:
     cdef readonly uint32_t last_crc
     cdef readonly uint64_t written          # in the files, that is in the page cache, up to here
     cdef readonly uint64_t stalls           # rolls that had to wait for prepared space
+    cdef readonly uint64_t stall_us         # how long, together
+    # inside system calls that may block, those of stalls among them
+    cdef readonly uint64_t blocked_us
     cdef uint64_t segment_bytes             # largest size
     cdef Segment **segments                 # live ones, by epoch
     cdef int count

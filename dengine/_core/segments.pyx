@@ -89,8 +89,9 @@ cdef class Segments:
     cdef Segment *roll_to(self, size_t size) except NULL:
         cdef Segment *s
         cdef Job job
-        if self.preparing != NULL:
-            self.stalls += 1
+        cdef uint64_t start = self.io.now_us(self.io.ctx), took
+        cdef bint stalled = self.preparing != NULL
+        if stalled:
             self.await_prepared()
         s = self.prepared
         self.prepared = NULL
@@ -100,10 +101,15 @@ cdef class Segments:
             segment_free(s)
             s = NULL
         if s == NULL:
-            self.stalls += self.count > 0
+            stalled |= self.count > 0
             s = self.new_segment(SEGMENT_DATA + size, &job)
             run(&job, self.io)
             self.check(job.error, "given a new segment")
+        took = self.io.now_us(self.io.ctx) - start
+        self.blocked_us += took
+        if stalled:
+            self.stalls += 1
+            self.stall_us += took
         s.first = self.last + 1
         s.count = 0
         s.end = SEGMENT_DATA
@@ -158,6 +164,7 @@ cdef class Segments:
     # ---------------------------------------------------------------------------------- prepare
     cdef int plan(self) except -1:
         """The next segment is prepared when the active one is half full."""
+        cdef uint64_t start
         cdef Job *job
         cdef Segment *s
         if (self.prepared != NULL or self.preparing != NULL or self.count == 0
@@ -167,7 +174,9 @@ cdef class Segments:
         if s.end * 2 < s.size:
             return 0
         job = self.preparer.slot()
+        start = self.io.now_us(self.io.ctx)
         self.preparing = self.new_segment(0, job)
+        self.blocked_us += self.io.now_us(self.io.ctx) - start
         job.tag = self.preparing.epoch
         self.preparing_job = job
         self.preparing_until = self.preparer.submit()

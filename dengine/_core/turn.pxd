@@ -11,6 +11,7 @@ from dengine._core.flush cimport Worker
 from dengine._core.meta cimport Meta
 from dengine._core.requests cimport Requests
 from dengine._core.types cimport Job, Waiter
+from dengine._core.watch cimport Watch
 
 cdef struct Fetch:              # entries that are being read from disk for a peer
     int slot
@@ -42,7 +43,7 @@ cdef class Turn(Requests):
     cdef uint64_t seen_term, seen_leader
     cdef uint8_t seen_role
     cdef readonly uint64_t turns            # counters
-    cdef readonly uint64_t longest_us
+    cdef Watch watch
 
     # Takes one request, from any thread under the GIL, and schedules a turn. `waiter.done` is
     # called later, exactly once, never inside submit.

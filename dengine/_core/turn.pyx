@@ -10,6 +10,7 @@ from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport Raft
 from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, FRAME_ENTRIES, JOB_META, JOB_PREPARE,
                                   JOB_READ, MAX_MEMBERS, PAGE, STOPPED, Link, likely, unlikely)
+from dengine._core.watch cimport begin_watch, end_watch
 from dengine._core.wire cimport Outbox
 
 from dengine.errors import Error, InvariantError
@@ -48,12 +49,13 @@ cdef class Turn(Requests):
 
     # --------------------------------------------------------------------------------- the loop
     cpdef int run(self) except -1:
-        cdef uint64_t now = self.io.now_us(self.io.ctx), took
+        cdef uint64_t now = self.io.now_us(self.io.ctx)
         cdef bint more = False
         if self.in_turn:
             return 0
         self.in_turn = True
         self.turns += 1
+        begin_watch(&self.watch, self.io, now, self.log.blocked_us)
         try:
             if likely(self.failed is None):
                 if self.skip_ticks:
@@ -78,9 +80,7 @@ cdef class Turn(Requests):
         finally:
             self.in_turn = False
         self.last_us = self.io.now_us(self.io.ctx)
-        took = self.last_us - now
-        if took > self.longest_us:
-            self.longest_us = took
+        end_watch(&self.watch, self.io, self.last_us - now, self.log.blocked_us)
         self.notice_role()
         if self.results.deliver() and self.on_results is not None:
             self.on_results()

@@ -160,3 +160,6 @@ ctypedef struct Io:
     void *(*map)(void *ctx, int fd, size_t n) noexcept nogil
     int (*unmap)(void *ctx, void *at, size_t n) noexcept nogil
     uint64_t (*now_us)(void *ctx) noexcept nogil                                # CLOCK_BOOTTIME
+    # for watchdogs, both or neither (NULL): CPU time of the thread; a clock to a few ms, for 5 ns
+    uint64_t (*cpu_us)(void *ctx) noexcept nogil
+    uint64_t (*coarse_us)(void *ctx) noexcept nogil

@@ -136,6 +136,7 @@ cdef class Network(Events):
         node.io = kernel()[0]
         node.io.ctx = &node.clock
         node.io.now_us = virtual_now
+        node.io.cpu_us = node.io.coarse_us = NULL
         node.io.fdatasync = no_sync
         node.io.sync_dir = no_sync_dir
         node.deferred = []
