@@ -347,6 +347,8 @@ cdef class Worker:
     def __dealloc__(self):
         if self.started:
             return                                  # never freed under a running thread
+        while self.ring.taken != self.ring.head:    # what nobody took back
+            self.give_back()
         pthread_cond_destroy(&self.ring.work)
         pthread_cond_destroy(&self.ring.finished)
         pthread_mutex_destroy(&self.ring.lock)
@@ -427,6 +429,7 @@ cdef class Worker:
         return &self.ring.jobs[self.ring.taken % JOBS]
 
     cdef void give_back(self) noexcept:
+        free(self.ring.jobs[self.ring.taken % JOBS].owned)
         self.ring.taken += 1
 
     cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil:

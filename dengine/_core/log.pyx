@@ -132,6 +132,7 @@ cdef class Log(Segments):
         t.written = 0
         t.last = 0
         t.flying = False
+        free(t.page)                            # a spare one that no record followed
         t.page = NULL
         t.next = NULL
         if self.oldest == NULL:

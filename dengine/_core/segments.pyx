@@ -43,8 +43,8 @@ cdef class Segments:
             segment_free(self.dead[i])
         free(self.segments)
         free(self.dead)
-        free(self.prepared)
-        free(self.preparing)
+        segment_free(self.prepared)
+        segment_free(self.preparing)
         free(self.scratch)
 
     cdef int open(self, const Io *io, bytes directory, uint64_t cluster, uint64_t incarnation,
@@ -104,6 +104,9 @@ cdef class Segments:
             stalled |= self.count > 0
             s = self.new_segment(SEGMENT_DATA + size, &job)
             run(&job, self.io)
+            if job.error:
+                self.io.close(self.io.ctx, s.fd)
+                segment_free(s)
             self.check(job.error, "given a new segment")
         took = self.io.now_us(self.io.ctx) - start
         self.blocked_us += took
@@ -348,8 +351,9 @@ cdef Segment *segment_new(uint64_t epoch, uint64_t size, int fd) except NULL:
 
 
 cdef void segment_free(Segment *s) noexcept:
-    free(s.offsets)
-    free(s)
+    if s != NULL:
+        free(s.offsets)
+        free(s)
 
 
 cdef int segment_grow(Segment *s) except -1:

@@ -19,7 +19,7 @@ cdef struct Fetch:              # entries that are being read from disk for a pe
     uint64_t term
     uint64_t prev
     uint64_t count
-    char *bytes
+    char bytes[0]
 
 
 cdef class Turn(Requests):

@@ -1,6 +1,6 @@
 """The Ready loop of one node: see turn.pxd. What a frame changes is in frames.pyx."""
 from libc.stdint cimport int64_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport malloc
 
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_members
@@ -94,9 +94,7 @@ cdef class Turn(Requests):
         while job != NULL:
             if job.kind & JOB_META:
                 self.log.check(job.error, "kept beside its hard state")
-                if job.owner != NULL:
-                    free(job.owner)
-                else:
+                if job.owned == NULL:           # slot 0
                     self.raft.persisted(job.version, 0, 0, now_us)
             else:
                 self.log.finished(job, now_us)
@@ -224,7 +222,7 @@ cdef class Turn(Requests):
             job.parts = 1
             job.offset = slot * PAGE
             job.version = self.raft.version
-            job.owner = page if slot else NULL
+            job.owned = page if slot else NULL
             self.flusher.submit()
         self.raft.save = False
         return 0
@@ -280,7 +278,7 @@ cdef class Turn(Requests):
         size = self.log.place(m.index + 1, m.index + m.count, FRAME_ENTRIES, &fd, &offset, &count)
         if size == 0:
             raise InvariantError(f"entry {m.index + 1} is not in the log")
-        f = <Fetch *>malloc(sizeof(Fetch))
+        f = <Fetch *>malloc(sizeof(Fetch) + size)
         if f == NULL:
             raise MemoryError
         f.slot = slot
@@ -288,43 +286,35 @@ cdef class Turn(Requests):
         f.term = self.raft.term
         f.prev = m.index
         f.count = count
-        f.bytes = <char *>malloc(size)
-        if f.bytes == NULL:
-            free(f)
-            raise MemoryError
         job = self.preparer.slot()
         job.kind = JOB_READ
         job.fd = fd
         job.offset = offset
         job.iov[0].iov_base = f.bytes
         job.iov[0].iov_len = size
-        job.owner = f
+        job.owned = f
         self.preparer.submit()
         return 0
 
     cdef int fetched(self, const Job *job) except -1:
-        cdef Fetch *f = <Fetch *>job.owner
+        cdef Fetch *f = <Fetch *>job.owned
         cdef Outbox box = <Outbox>self.boxes[f.slot]
         cdef Message m
-        try:
-            self.log.check(job.error, "read")
-            if (self.raft.role != LEADER or self.raft.term != f.term
-                    or self.peers[f.slot].number != f.number):
-                return 0
-            self.raft.peers[f.slot].fetching = False
-            if self.raft.peers[f.slot].next != f.prev + 1 or not self.raft.next_append(f.slot, &m):
-                return 0
-            if m.count < f.count:
-                return 0
-            m.count = f.count
-            box.append(&m, self.log.crc_at(m.index))
-            box.put(f.bytes, job.iov[0].iov_len)
-            box.end()
-            self.raft.sent(f.slot, f.count, job.iov[0].iov_len)
+        self.log.check(job.error, "read")
+        if (self.raft.role != LEADER or self.raft.term != f.term
+                or self.peers[f.slot].number != f.number):
             return 0
-        finally:
-            free(f.bytes)
-            free(f)
+        self.raft.peers[f.slot].fetching = False
+        if self.raft.peers[f.slot].next != f.prev + 1 or not self.raft.next_append(f.slot, &m):
+            return 0
+        if m.count < f.count:
+            return 0
+        m.count = f.count
+        box.append(&m, self.log.crc_at(m.index))
+        box.put(f.bytes, job.iov[0].iov_len)
+        box.end()
+        self.raft.sent(f.slot, f.count, job.iov[0].iov_len)
+        return 0
 
     cdef int flush_links(self) except -1:
         cdef Outbox box

@@ -129,7 +129,8 @@ ctypedef struct Job:
     int64_t offset
     uint64_t size
     uint64_t version            # META: the hard state's version
-    void *owner                 # the turn's own: the Tail, Segment or Fetch that the job is for
+    void *owner                 # the turn's own: the Tail that the job is for
+    void *owned                 # freed with the job, when it is given back or never taken
     uint64_t tag                # the turn's own
     const char *path            # PREPARE: owned by the turn like iov
     const char *to
