@@ -131,6 +131,20 @@ def test_appends_that_do_not_continue_the_chain(cluster):
     assert break_here
 
 
+def test_an_equal_entry_with_another_crc_is_a_diverged_log(cluster):
+    """It says so, acknowledges nothing more, and goes on saying it."""
+    node, peer = pair(cluster, "follower")
+    state = cluster.states()[node]
+    crc = cluster.crc(node, state["last"])
+    body = append(state["last"], state["term"], crc ^ 1, state["last"], 10**6, 0)
+    assert cluster.receive(node, peer, build_frame(APPEND, 0, state["term"], body)) is None
+    assert cluster.states()[node]["diverged"]
+    write = cluster.put(peer, b"k", b"v")
+    assert cluster.run_until(lambda: write.status >= 0, 5_000_000)
+    cluster.run_for(500_000)
+    assert cluster.states()[node]["last"] == state["last"]
+
+
 @pytest.mark.parametrize(("prev", "prev_term"), [(0, 1), (5, 0)])
 def test_an_append_after_an_entry_that_cannot_be(cluster, prev, prev_term):
     refused(cluster, *pair(cluster, "follower"), APPEND, append(prev, prev_term, 0, 0, 1, 0))

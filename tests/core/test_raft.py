@@ -383,6 +383,14 @@ def test_only_what_matches_the_leader_is_acknowledged():
     assert [(m.kind, m.index) for m in raft.saved()] == [("heard", 1), ("durable", 1)]
 
 
+def test_what_matched_in_an_older_term_is_not_known_to_match_in_this_one():
+    """The same leader, elected again: it may have other entries behind this prev."""
+    raft = BareRaft(2, log=[1, 1, 1], term=1)
+    raft.step(APPEND, 1, 1, index=3, index_term=1, round=1)
+    raft.step(APPEND, 1, 3, index=1, index_term=1, round=1)
+    assert only(raft.saved(), "durable")[0].index == 1
+
+
 def test_a_term_is_saved_before_it_is_echoed():
     raft = BareRaft(2, log=[1], term=1)
     assert raft.step(APPEND, 1, 4, index=1, index_term=1, round=1) == []

@@ -9,6 +9,7 @@ cdef class Checks:
     cdef readonly int nodes
     cdef bint mem_first
     cdef readonly list committed            # by index - 1: the entry's key, (term << 32 | crc)
+    cdef list committed_in                  # likewise: the term of the leader that committed it
     cdef readonly dict leaders              # term -> node
     cdef dict chain                         # (index, term) -> crc
     cdef dict digests                       # applied index -> digest of the store

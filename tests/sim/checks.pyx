@@ -2,6 +2,8 @@
 
 It decides what is a violation. It reads the nodes and changes nothing; node i has the id i + 1.
 """
+from bisect import bisect_left
+
 from libc.string cimport memset
 
 from dengine._core.meta cimport MetaSlot
@@ -21,6 +23,7 @@ cdef class Checks:
         self.nodes = nodes
         self.mem_first = strategy == MEM_FIRST
         self.committed = []
+        self.committed_in = []
         self.leaders = {}
         self.chain = {}
         self.digests = {}
@@ -115,9 +118,9 @@ cdef class Checks:
         return self.complete(node)
 
     def complete(self, int node):
-        """Leader completeness: it has all that is committed."""
+        """Leader completeness: it has all that leaders of earlier terms committed."""
         cdef list log = <list>self.logs[node]
-        cdef Py_ssize_t n = len(self.committed)
+        cdef Py_ssize_t n = bisect_left(self.committed_in, self.led[node])
         if n and (len(log) < n or log[n - 1] != self.committed[n - 1]):
             raise Violation(f"node {node + 1} leads term {self.led[node]} without the committed "
                             f"entry {n}")
@@ -145,6 +148,7 @@ cdef class Checks:
                 raise Violation(f"node {node + 1} commits the no-op {i + 1}, synced "
                                 f"by {syncers}")
             self.committed.append(log[i])
+            self.committed_in.append(turn.raft.term)
             for j in range(self.nodes):         # an older leader may commit late
                 if self.led[j] > turn.raft.term:
                     self.complete(j)

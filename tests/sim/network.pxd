@@ -59,6 +59,7 @@ cdef class Network(Events):
     cdef public uint64_t delay_us           # mean of a link
     cdef public uint64_t sync_us            # mean of a sync
     cdef public uint64_t tick_us
+    cdef public object spy                  # called with (sender, receiver, bytes); or None
     cdef public bint strict                 # a stopped node or a refused frame is a violation
     cdef readonly uint64_t frames           # sent
     cdef bint cuts[MAX_MEMBERS][MAX_MEMBERS]

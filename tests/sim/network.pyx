@@ -77,6 +77,8 @@ cdef class MemLink(Link):
     def give(self, bytes data not None):
         """On its way, unless the connection broke."""
         self.network.frames += 1
+        if self.network.spy is not None:
+            self.network.spy(self.owner, self.peer, data)
         if self.open and not self.broken:
             self.queue.append(data)
             self.network.schedule_arrival(self)
