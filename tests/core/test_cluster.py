@@ -234,6 +234,28 @@ def test_a_stalled_disk_stops_no_node(make):
 
 
 @STRATEGIES
+def test_no_entry_of_a_term_is_written_before_the_term_is_saved(make, strategy):
+    """Else a kill leaves a log that knows a term whose vote is forgotten: it could vote again."""
+    c = make(nodes=5, strategy=strategy)
+    slow = followers(c)[0]
+    done(c, c.put(slow, b"k", b"v"))
+    c.stall(slow, 60 * SECOND)
+    done(c, c.put(c.leader(), b"k", b"v"))
+    c.run_for(100 * MS)  # a sync is under way: the next term has to wait for it
+    before = c.states()[slow]["last"]
+    c.kill(c.leader())
+    assert c.run_until(lambda: primary(c) != [] and c.states()[slow]["last"] > before, 9 * SECOND)
+    c.run_for(100 * MS)
+    c.kill(slow)
+    c.boot(slow)
+    assert c.states()[slow]["term"] == 1
+    assert c.states()[slow]["last"] <= before
+    c.stall(slow, 0)
+    c.boot(next(i for i in range(5) if not c.nodes[i].alive))
+    assert c.run_until(c.settled, 5 * SECOND)
+
+
+@STRATEGIES
 def test_a_node_that_missed_a_hundred_elections_catches_up(make, strategy):
     c = make(strategy=strategy, segment_bytes=1 << 20)
     late = followers(c)[0]
