@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from dengine import Engine
-from dengine._core import wire
 from dengine.config import loads
 from dengine.storage import cluster_id
 from tests.cluster import free_ports
+from tests.sim import views
 
 HELLO, VOTE, APPEND, FORWARD, PING, BYE = 1, 2, 4, 7, 11, 12
 WAIT_S = 5.0
@@ -47,7 +47,7 @@ async def node(tmp_path: Path) -> AsyncIterator[tuple[Engine, int]]:
 def hello(*, protocol: int = 1, cluster: int | None = None, node: int = 1, to: int = 3) -> bytes:
     cluster = cluster_id("strangers", [1, 2, 3]) if cluster is None else cluster
     body = struct.pack("<HQQQQQ", protocol, cluster, node, 77, to, 0)
-    return wire.build_frame(HELLO, 0, 0, body)
+    return views.build_frame(HELLO, 0, 0, body)
 
 
 async def talk(port: int, *pieces: bytes) -> bytes:
@@ -65,29 +65,29 @@ async def talk(port: int, *pieces: bytes) -> bytes:
         writer.close()
 
 
-BAD_FRAME = bytearray(wire.build_frame(PING, 0, 0, b""))
+BAD_FRAME = bytearray(views.build_frame(PING, 0, 0, b""))
 BAD_FRAME[9] ^= 1
 STRANGERS = {
     "http": ((b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",), "not a dengine peer"),
     "rubbish": ((bytes(range(256)) * 8,), "not a dengine peer"),
     "huge length": ((struct.pack("<I", 1 << 31),), "not a dengine peer"),
     "long first frame": ((struct.pack("<I", 1 << 20) + bytes(4096),), "not a dengine peer"),
-    "no hello": ((wire.build_frame(PING, 0, 0, b""),), "no handshake"),
-    "short hello": ((wire.build_frame(HELLO, 0, 0, b"\1\0"),), "no handshake"),
+    "no hello": ((views.build_frame(PING, 0, 0, b""),), "no handshake"),
+    "short hello": ((views.build_frame(HELLO, 0, 0, b"\1\0"),), "no handshake"),
     "version": ((hello(protocol=2),), "protocol version 2"),
     "cluster": ((hello(cluster=5),), "another cluster"),
     "unknown node": ((hello(node=9),), "node id 9"),
     "ourselves": ((hello(node=3),), "node id 3"),
     "wrong address": ((hello(to=2),), "looks for node 2"),
     "bad crc": ((hello(), bytes(BAD_FRAME)), "checksum is wrong"),
-    "unknown kind": ((hello(), wire.build_frame(99, 0, 0, b"")), "does not know"),
+    "unknown kind": ((hello(), views.build_frame(99, 0, 0, b"")), "does not know"),
     "second hello": ((hello(), hello()), "second handshake"),
-    "short vote": ((hello(), wire.build_frame(VOTE, 0, 9, b"abc")), "do not fit"),
-    "forwarded rubbish": ((hello(), wire.build_frame(FORWARD, 0, 1, struct.pack(
+    "short vote": ((hello(), views.build_frame(VOTE, 0, 9, b"abc")), "do not fit"),
+    "forwarded rubbish": ((hello(), views.build_frame(FORWARD, 0, 1, struct.pack(
         "<II", 1, 3) + b"abc")), "no command"),
-    "append without its records": ((hello(), wire.build_frame(APPEND, 0, 1, struct.pack(
+    "append without its records": ((hello(), views.build_frame(APPEND, 0, 1, struct.pack(
         "<QQIQQI", 0, 0, 0, 0, 1, 3) + b"abcdefgh")), "does not continue"),
-    "goodbye": ((hello(), wire.build_frame(BYE, 0, 0, b"see you")), "see you"),
+    "goodbye": ((hello(), views.build_frame(BYE, 0, 0, b"see you")), "see you"),
 }
 
 
@@ -117,7 +117,7 @@ def test_every_byte_alone_is_a_handshake_too(tmp_path: Path) -> None:
                 writer.write(bytes([byte]))
                 await asyncio.sleep(0)
             answer = await reader.readexactly(len(hello()))
-            fault, kind, *_ = wire.check_frame(answer)
+            fault, kind, *_ = views.check_frame(answer)
             assert (fault, kind) == (0, HELLO)
             while engine.status()["connected"] != [1]:      # noqa: ASYNC110 - another thread's
                 await asyncio.sleep(0.005)
@@ -132,7 +132,7 @@ def test_random_bytes_never_stop_the_node(tmp_path: Path) -> None:
     async def run() -> None:
         async with node(tmp_path) as (engine, port):
             for _ in range(150):
-                good = bytearray(hello() + wire.build_frame(
+                good = bytearray(hello() + views.build_frame(
                     seeded.randrange(1, 13), seeded.randrange(256), seeded.randrange(1 << 60),
                     seeded.randbytes(seeded.randrange(80))))
                 if seeded.random() < 0.3:

@@ -153,10 +153,10 @@ cdef enum:
 # 0; -1: not a command of this format; -2: an op of a newer format.
 cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil
 # The payload of a write, session fields zero (session.stamp fills them in). Raises TooLargeError.
-cpdef bytes encode_put(bytes key, bytes value)
-cpdef bytes encode_delete(bytes key)
-cpdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision)
-cpdef bytes encode_delete_if(bytes key, int compare, uint64_t revision)
+cdef bytes encode_put(bytes key, bytes value)
+cdef bytes encode_delete(bytes key)
+cdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision)
+cdef bytes encode_delete_if(bytes key, int compare, uint64_t revision)
 cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce)
 # Writes the session fields into a copy of a command at `at` (its record's payload).
 cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) noexcept nogil

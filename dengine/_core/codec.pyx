@@ -142,28 +142,28 @@ cdef bytes encode(uint8_t op, uint8_t compare, uint64_t revision, bytes key, byt
     return out
 
 
-cpdef bytes encode_put(bytes key, bytes value):
+cdef bytes encode_put(bytes key, bytes value):
     """A put of `value` at `key`. Raises TooLargeError."""
     if key is None or value is None:
         raise TypeError("key and value must be bytes")
     return encode(PUT, 0, 0, key, value)
 
 
-cpdef bytes encode_delete(bytes key):
+cdef bytes encode_delete(bytes key):
     """A delete of `key`. Raises TooLargeError."""
     if key is None:
         raise TypeError("the key must be bytes")
     return encode(DELETE, 0, 0, key, None)
 
 
-cpdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision):
+cdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision):
     """A put where the compare holds (Compare). Raises TooLargeError."""
     if key is None or value is None:
         raise TypeError("key and value must be bytes")
     return encode(PUT_IF, compare, revision, key, value)
 
 
-cpdef bytes encode_delete_if(bytes key, int compare, uint64_t revision):
+cdef bytes encode_delete_if(bytes key, int compare, uint64_t revision):
     """A delete where the compare holds (Compare). Raises TooLargeError."""
     if key is None:
         raise TypeError("the key must be bytes")
@@ -242,55 +242,6 @@ cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil:
 cdef inline bint known_flags(uint8_t flags) noexcept nogil:
     """A voter of one half or both, or a learner, who may be a voter of the outgoing half."""
     return flags in (VOTER, VOTER_OLD, VOTER | VOTER_OLD, LEARNER, LEARNER | VOTER_OLD)
-
-
-# --------------------------------------------------------------------------------- for the tests
-def decode_command(bytes data not None):
-    """(op, session, sequence, floor, compare, revision, key, value) of a command; ValueError."""
-    cdef Command c
-    cdef int bad
-    memset(&c, 0, sizeof(c))
-    bad = command_decode(data, len(data), &c)
-    if bad:
-        raise ValueError("not a command" if bad == -1 else f"an op of a newer format: {c.op}")
-    if c.op == REGISTER:
-        return c.op, c.session, c.sequence, c.floor, c.node, c.incarnation, c.nonce, None
-    return (c.op, c.session, c.sequence, c.floor, c.compare, c.revision, c.key[:c.key_size],
-            c.value[:c.value_size] if c.value != NULL else None)
-
-
-def encode_record(uint64_t term, uint64_t index, uint8_t kind, bytes payload not None,
-                  uint32_t crc):
-    """One padded record that continues the chain at `crc`."""
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, padded(RECORD_HEADER + len(payload)))
-    record_encode(PyBytes_AS_STRING(out), term, index, kind, payload, len(payload), crc)
-    return out
-
-
-def check_record(bytes data not None, uint64_t index, uint64_t term, uint32_t crc):
-    """The RecordFault of `data` as the record `index` after (term, crc)."""
-    return record_check(data, len(data), index, term, crc)
-
-
-def roundtrip_members(bytes data not None):
-    """Decodes and encodes a configuration; ValueError."""
-    cdef Members m
-    if members_decode(data, len(data), &m):
-        raise ValueError("not a configuration")
-    return encode_members(&m)
-
-
-def build_members(list members not None, uint32_t promise_ms):
-    """The payload of a configuration entry of (id, incarnation, flags, address) rows."""
-    cdef Members m
-    cdef int i = 0
-    memset(&m, 0, sizeof(m))
-    m.count = len(members)
-    m.promise_ms = promise_ms
-    for node, incarnation, flags, address in members:
-        fill_member(&m, i, node, incarnation, flags, address)
-        i += 1
-    return encode_members(&m)
 
 
 cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, uint8_t flags,

@@ -8,7 +8,7 @@
 # the directory, 8 bytes for some 250 keys, is copied whole when it doubles. The hash is SipHash-1-3
 # under a random key of this table: who chooses the keys cannot choose where they collide.
 #
-# Invariants (check):
+# Invariants (the tests check them):
 # - the tree and the table hold the same `count` Items; the tree owns them, the table borrows them;
 # - a bucket of depth d stands in 2^(depth - d) successive places of the directory, those that begin
 #   with the d leading bits that the hashes of all its keys share;

@@ -21,10 +21,6 @@ class KV:
         """This generation of the store, which stays as it is while the store is changed."""
     def digest(self) -> int:
         """Equal for stores that made the same changes in the same order."""
-    def bytes_used(self) -> int:
-        """Memory allocated for this generation; walks all of it."""
-    def check(self) -> None:
-        """Raises InvariantError unless every invariant of kv.pxd and tree.pxd holds."""
 
 class Pin:
     """One generation of a store, immutable. Dropping it frees what no other generation holds."""

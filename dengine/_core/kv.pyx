@@ -10,12 +10,12 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from dengine._core.tree cimport (
-    allocate, item_bytes, item_drop, item_new, refs_of, tree_bytes, tree_check, tree_drop,
+    allocate, item_bytes, item_drop, item_new, refs_of, tree_drop,
     tree_hold, tree_insert, tree_next, tree_remove, tree_seek,
 )
 from dengine._core.types cimport MAX_KEY, MAX_VALUE, unlikely
 
-from dengine.errors import InvariantError, TooLargeError
+from dengine.errors import TooLargeError
 
 cdef extern from *:
     void __builtin_prefetch(const void *at) noexcept nogil
@@ -144,38 +144,6 @@ cdef class KV:
 
     def __len__(self) -> int:
         return self.count
-
-    def bytes_used(self) -> int:
-        """Memory allocated for this generation; walks all of it."""
-        cdef size_t places = <size_t>1 << self.depth
-        cdef size_t place = 0
-        cdef size_t total = tree_bytes(self.root) + places * sizeof(Bucket *)
-        while place < places:
-            place += <size_t>1 << (self.depth - self.directory[place].depth)
-            total += sizeof(Bucket)
-        return total
-
-    def check(self) -> None:
-        """Raises InvariantError unless every invariant of kv.pxd and tree.pxd holds."""
-        cdef Cursor at
-        cdef const Item *item = tree_seek(self.root, &at, b"", 0)
-        cdef size_t items = 0
-        cdef size_t place = 0
-        cdef Bucket *bucket
-        cdef int fault = tree_check(self.root)
-        expect(fault == 0, f"tree: {fault}")
-        while item != NULL:
-            items += 1
-            expect(item == self.get(item.data, item.key_size), "the table has another item")
-            item = tree_next(&at)
-        expect(items == self.count, "the tree has another count")
-        while place < <size_t>1 << self.depth:
-            bucket = self.directory[place]
-            for _i in range(<size_t>1 << (self.depth - bucket.depth)):
-                expect(bucket == self.directory[place], "a bucket has lost a place")
-                place += 1
-            items -= check_bucket(bucket, self.seed, (place - 1) >> (self.depth - bucket.depth))
-        expect(items == 0, "the table has another count")
 
     # ---------------------------------------------------------------- growth
     cdef int split(self, uint32_t hash) except -1:
@@ -338,27 +306,6 @@ cdef void bucket_take(Bucket *bucket, int hole) noexcept nogil:
     bucket.hash[hole] = 0
     bucket.item[hole] = NULL
     bucket.count -= 1
-
-
-cdef size_t check_bucket(const Bucket *bucket, const uint64_t *seed, size_t place) except? 0:
-    """Its keys, all of which hash to where they are. `place` as if the directory had its depth."""
-    cdef size_t keys = 0
-    cdef const Item *item
-    for slot in range(BUCKET_SLOTS):
-        item = bucket.item[slot]
-        expect((item == NULL) == (bucket.hash[slot] == 0), "a hash without its item")
-        if item != NULL:
-            keys += 1
-            expect(bucket.hash[slot] == hash_of(seed, item.data, item.key_size), "a wrong hash")
-            expect(place_of(bucket.depth, bucket.hash[slot]) == place, "a key in the wrong bucket")
-    expect(keys == bucket.count and keys <= BUCKET_KEYS, "a bucket has another count")
-    return keys
-
-
-cdef int expect(bint holds, str what) except -1:
-    if not holds:
-        raise InvariantError(f"the store is not what it must be: {what}. Please report this.")
-    return 0
 
 
 # ---------------------------------------------------------------- hashing

@@ -83,23 +83,3 @@ cdef bint quorum_has(const Config *c, uint32_t slots) noexcept nogil:
 cdef bint all_have(const Config *c, uint32_t slots) noexcept nogil:
     cdef uint32_t all = c.voters | c.outgoing
     return all != 0 and (all & slots) == all
-
-
-# --------------------------------------------------------------------------------- for the tests
-def quorum_of(uint32_t voters, uint32_t outgoing, list values):
-    """(highest value a quorum reaches, slots that have it form a quorum)."""
-    cdef Config c
-    cdef uint64_t value[MAX_MEMBERS]
-    cdef uint32_t slots = 0
-    cdef int i
-    memset(&c, 0, sizeof(c))
-    c.count = len(values)
-    c.voters = voters
-    c.outgoing = outgoing
-    for i in range(c.count):
-        value[i] = values[i]
-    cdef uint64_t reached = quorum_value(&c, value)
-    for i in range(c.count):
-        if value[i] >= reached:
-            slots |= <uint32_t>1 << i
-    return reached, quorum_has(&c, slots)

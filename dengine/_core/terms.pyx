@@ -94,16 +94,3 @@ cdef class Terms:
     cdef uint64_t runs_end(self, uint64_t index, size_t runs) noexcept:
         cdef size_t next = self.find(index) + runs
         return self.start[next] - 1 if next < self.count else self.last
-
-    # ------------------------------------------------------------------------------ for the tests
-    def extend(self, uint64_t term, uint64_t n=1):
-        self.append(term, n)
-
-    def truncate(self, uint64_t to):
-        self.cut(to)
-
-    def __getitem__(self, uint64_t index):
-        return self.at(index)
-
-    def agreement(self, uint64_t index, uint64_t term):
-        return self.agree(index, term)

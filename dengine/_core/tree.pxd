@@ -6,8 +6,8 @@
 # valid on any thread without the GIL; whoever drops the last reference frees. All trees are changed
 # under the GIL.
 #
-# Invariants (tree_check): keys ascend; no node is empty; leaves have height 0, a parent one more
-# than its children; the keys below child i are at or above item[i] and below item[i + 1].
+# Invariants (the tests check them): keys ascend; no node is empty; leaves have height 0, a parent
+# one more than its children; the keys below child i are at or above item[i] and below item[i + 1].
 # A removal leaves no neighbour under the same parent with which the changed node would fit in
 # MERGE entries: the tree stays about a third full at least, whatever is removed.
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
@@ -66,9 +66,6 @@ cdef const Item *tree_seek(const Node *root, Cursor *at,
                            const char *key, uint32_t key_size) noexcept nogil
 cdef const Item *tree_next(Cursor *at) noexcept nogil       # not after NULL
 
-cdef size_t tree_bytes(const Node *root) noexcept nogil     # allocated for all nodes and items
-# 0 when every invariant of the tree holds, else the number of the first that does not (tests).
-cdef int tree_check(const Node *root) noexcept nogil
-
-# Every allocation of the store: NULL when memory is out, or when the tests say so.
+# Every allocation of the store: NULL when memory is out, or when `allowance` is used up.
 cdef void *allocate(size_t n) noexcept nogil
+cdef int64_t allowance          # allocations until one fails; only tests lower it

@@ -27,7 +27,7 @@ ctypedef struct Path:
     Node *node[DEPTH]
     int slot[DEPTH]             # inner: the child on the path. Leaf: the first item >= the key
 
-cdef int64_t allowance = INT64_MAX      # allocations until one fails; only tests lower it
+allowance = INT64_MAX
 
 
 # ---------------------------------------------------------------- changes
@@ -135,20 +135,6 @@ cdef const Item *tree_next(Cursor *at) noexcept nogil:
     # Items lie anywhere in memory: the one after the next is on its way while this one is read.
     __builtin_prefetch(node.item[min(slot + 2, node.count - 1)])
     return node.item[slot]
-
-
-cdef size_t tree_bytes(const Node *root) noexcept nogil:
-    cdef size_t total
-    cdef int i
-    if root == NULL:
-        return 0
-    total = node_bytes(root.height)
-    for i in range(root.count):
-        if root.item[i] != NULL:
-            total += item_bytes(root.item[i].key_size, root.item[i].value_size)
-        if root.height > 0:
-            total += tree_bytes(root.child[i])
-    return total
 
 
 # ---------------------------------------------------------------- the steps of a change
@@ -449,51 +435,3 @@ cdef void *allocate(size_t n) noexcept nogil:
     global allowance
     allowance -= 1
     return malloc(n) if likely(allowance >= 0) else NULL
-
-
-# ---------------------------------------------------------------- for tests
-cdef int tree_check(const Node *root) noexcept nogil:
-    return 0 if root == NULL else check_node(root, NULL, NULL, root.height)
-
-
-cdef int check_node(const Node *node, const Item *low, const Item *high,
-                    int height) noexcept nogil:
-    cdef const Item *item
-    cdef const Item *above
-    cdef int i, fault
-    if node.refs < 1:
-        return 1
-    if node.height != height:
-        return 2
-    if node.count < 1 or node.count > FANOUT:
-        return 3
-    if height > 0 and node.item[0] != NULL:
-        return 4
-    for i in range(node.height > 0, node.count):
-        item = node.item[i]
-        if item == NULL or item.refs < 1:
-            return 5
-        if node.prefix[i] != prefix_of(item.data, item.key_size):
-            return 6
-        if i > (node.height > 0) and order(node.item[i - 1], item.data, item.key_size) >= 0:
-            return 7
-        if low != NULL and order(low, item.data, item.key_size) > 0:
-            return 8
-        if high != NULL and order(high, item.data, item.key_size) <= 0:
-            return 9
-    for i in range(node.count if height > 0 else 0):
-        if i > 0:
-            low = node.item[i]
-        above = high
-        if i + 1 < node.count:
-            above = node.item[i + 1]
-        fault = check_node(node.child[i], low, above, height - 1)
-        if fault != 0:
-            return fault
-    return 0
-
-
-def limit_allocations(int64_t n=INT64_MAX):
-    """Lets n allocations of the store succeed and none after them (tests)."""
-    global allowance
-    allowance = n

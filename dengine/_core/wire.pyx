@@ -1,5 +1,4 @@
 """Frames of the peer protocol. It knows their fields; it knows no connections and no meaning."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
@@ -234,46 +233,3 @@ cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *pr
     size[0] = r.end - r.at
     out.size = size[0]
     return -1 if (out.count == 0) != (size[0] == 0) else 0
-
-
-# --------------------------------------------------------------------------------- for the tests
-def check_frame(bytes data not None):
-    """(fault, kind, flags, term, body, used) of the first frame of `data`."""
-    cdef Frame f
-    cdef size_t used
-    memset(&f, 0, sizeof(f))
-    cdef int fault = frame_check(data, len(data), &f, &used)
-    body = PyBytes_FromStringAndSize(f.body, f.size) if fault == FRAME_OK else b""
-    return fault, f.kind, f.flags, f.term, body, used
-
-
-def decode_fields(bytes data not None):
-    """Whatever the first frame holds, decoded; None where its fields are not what its kind says."""
-    cdef Frame f
-    cdef Hello h
-    cdef Message m
-    cdef size_t used, size
-    cdef uint32_t crc
-    cdef const char *records
-    if frame_check(data, len(data), &f, &used) != FRAME_OK:
-        return None
-    if f.kind == FRAME_HELLO:
-        return None if hello_decode(&f, &h) else (h.protocol, h.cluster, h.node, h.incarnation,
-                                                  h.to, h.last)
-    if f.kind == FRAME_APPEND:
-        if append_decode(&f, 1, &m, &crc, &records, &size):
-            return None
-        return (m.index, m.index_term, crc, m.commit, m.round, m.count,
-                PyBytes_FromStringAndSize(records, size))
-    if message_decode(&f, 1, &m):
-        return None
-    return m.index, m.index_term, m.round
-
-
-def build_frame(uint8_t kind, uint8_t flags, uint64_t term, bytes body not None):
-    """One frame with the given body."""
-    cdef Outbox box = Outbox()
-    box.begin(kind, flags, term)
-    box.put(PyBytes_AS_STRING(body), len(body))
-    box.end()
-    return PyBytes_FromStringAndSize(box.data, box.size)

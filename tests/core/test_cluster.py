@@ -5,10 +5,10 @@ A seed that fails is run again with tests.sim.scenario.replay(seed).
 from __future__ import annotations
 
 import pytest
-from dengine._core.wire import build_frame, check_frame
 
 from tests.sim import history, scenario
 from tests.sim.cluster import Cluster
+from tests.sim.views import build_frame, check_frame
 
 MS = 1000
 SECOND = 1_000_000

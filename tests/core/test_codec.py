@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dengine._core import codec
 from dengine._core.crc import checksum
 from dengine.errors import TooLargeError
+from tests.sim import views
 
 OK, END, SHORT, LENGTH, CRC, ORDER, KIND = range(7)
 MAX_KEY, MAX_VALUE = 4096, 1 << 20
@@ -31,20 +31,20 @@ def record(term: int, index: int, kind: int, payload: bytes, crc: int, flags: in
 @given(st.integers(1, 2**64 - 1), u64, st.integers(1, 3), st.binary(max_size=100), u32)
 def test_a_record_is_what_the_format_says(
         term: int, index: int, kind: int, payload: bytes, crc: int) -> None:
-    data = codec.encode_record(term, index, kind, payload, crc)
+    data = views.encode_record(term, index, kind, payload, crc)
     assert data == record(term, index, kind, payload, crc)
-    assert codec.check_record(data, index, term, crc) == OK
-    assert codec.check_record(data + b"behind", index, 0, crc) == OK
+    assert views.check_record(data, index, term, crc) == OK
+    assert views.check_record(data + b"behind", index, 0, crc) == OK
 
 
 def test_a_record_must_continue_the_chain() -> None:
     data = record(5, 9, 2, b"payload", 77)
-    assert codec.check_record(data, 9, 5, 77) == codec.check_record(data, 9, 1, 77) == OK
-    assert codec.check_record(data, 9, 6, 77) == ORDER             # terms never fall
-    assert codec.check_record(data, 8, 5, 77) == ORDER
-    assert codec.check_record(data, 10, 5, 77) == ORDER
-    assert codec.check_record(data, 9, 5, 78) == CRC
-    assert codec.check_record(record(0, 9, 2, b"", 77), 9, 0, 77) == ORDER
+    assert views.check_record(data, 9, 5, 77) == views.check_record(data, 9, 1, 77) == OK
+    assert views.check_record(data, 9, 6, 77) == ORDER             # terms never fall
+    assert views.check_record(data, 8, 5, 77) == ORDER
+    assert views.check_record(data, 10, 5, 77) == ORDER
+    assert views.check_record(data, 9, 5, 78) == CRC
+    assert views.check_record(record(0, 9, 2, b"", 77), 9, 0, 77) == ORDER
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8, 40])
@@ -54,29 +54,29 @@ def test_every_flipped_bit_of_a_record_is_refused(size: int) -> None:
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         padding = bit // 8 >= 32 + size                             # in no checksum, never read
-        assert (codec.check_record(bytes(damaged), 9, 5, 77) == OK) == padding
+        assert (views.check_record(bytes(damaged), 9, 5, 77) == OK) == padding
 
 
 @pytest.mark.parametrize("size", [0, 1, 40])
 def test_every_truncated_record_is_refused(size: int) -> None:
     data = record(5, 9, 2, b"p" * size, 77)
     for n in range(len(data)):
-        assert codec.check_record(data[:n], 9, 5, 77) == SHORT
+        assert views.check_record(data[:n], 9, 5, 77) == SHORT
 
 
 def test_lengths_are_limited() -> None:
-    assert codec.check_record(bytes(64), 1, 0, 0) == END
+    assert views.check_record(bytes(64), 1, 0, 0) == END
     for length in (1, 8, 31, MAX_RECORD + 1, 2**31, 2**32 - 1):
-        assert codec.check_record(struct.pack("<I", length) + bytes(60), 1, 0, 0) == LENGTH
+        assert views.check_record(struct.pack("<I", length) + bytes(60), 1, 0, 0) == LENGTH
     data = record(1, 1, 2, bytes(MAX_RECORD - 32), 0)
-    assert codec.check_record(data, 1, 0, 0) == OK
+    assert views.check_record(data, 1, 0, 0) == OK
 
 
 @pytest.mark.parametrize("fields", [{"kind": 0}, {"kind": 4}, {"kind": 255}, {"flags": 1},
                                     {"zero": 1}, {"raw": 1}])
 def test_what_a_newer_version_wrote_is_named_as_such(fields: dict[str, int]) -> None:
     data = record(**{"term": 5, "index": 9, "kind": 2, "payload": b"x", "crc": 7, **fields})
-    assert codec.check_record(data, 9, 5, 7) == KIND
+    assert views.check_record(data, 9, 5, 7) == KIND
 
 
 # ----------------------------------------------------------------------------------- commands
@@ -98,22 +98,22 @@ def command(op: int, key: bytes, value: bytes | None, compare: int = 0, revision
 def test_a_command_is_what_the_format_says(
         key: bytes, value: bytes, compare: int, revision: int) -> None:
     cases = [
-        (codec.encode_put(key, value), 1, value, 0, 0),
-        (codec.encode_delete(key), 2, None, 0, 0),
-        (codec.encode_put_if(key, value, compare, revision), 3, value, compare, revision),
-        (codec.encode_delete_if(key, compare, revision), 4, None, compare, revision),
+        (views.encode_put(key, value), 1, value, 0, 0),
+        (views.encode_delete(key), 2, None, 0, 0),
+        (views.encode_put_if(key, value, compare, revision), 3, value, compare, revision),
+        (views.encode_delete_if(key, compare, revision), 4, None, compare, revision),
     ]
     for data, op, stored, how, at in cases:
         assert data == command(op, key, stored, how, at)
-        assert codec.decode_command(data) == (op, 0, 0, 0, how, at, key, stored)
+        assert views.decode_command(data) == (op, 0, 0, 0, how, at, key, stored)
 
 
 @given(u64, u64, u64)
 def test_session_fields_are_read_back(session: int, sequence: int, floor: int) -> None:
     data = command(1, b"k", b"v", session=(session, sequence, floor))
-    assert codec.decode_command(data)[:4] == (1, session, sequence, floor)
+    assert views.decode_command(data)[:4] == (1, session, sequence, floor)
     data = struct.pack("<BQQQQQQ", 16, session, sequence, floor, 1, 2, 3)
-    assert codec.decode_command(data) == (16, session, sequence, floor, 1, 2, 3, None)
+    assert views.decode_command(data) == (16, session, sequence, floor, 1, 2, 3, None)
 
 
 VALID = [command(1, b"key", b"value"), command(2, b"key", None), command(3, b"k", b"v", 1, 7),
@@ -122,12 +122,12 @@ VALID = [command(1, b"key", b"value"), command(2, b"key", None), command(3, b"k"
 
 @pytest.mark.parametrize("data", VALID, ids=lambda d: str(d[0]))
 def test_every_truncated_or_longer_command_is_refused(data: bytes) -> None:
-    codec.decode_command(data)
+    views.decode_command(data)
     for n in range(len(data)):
         with pytest.raises(ValueError, match=r"not a command|newer format"):
-            codec.decode_command(data[:n])
+            views.decode_command(data[:n])
     with pytest.raises(ValueError, match="not a command"):
-        codec.decode_command(data + b"\0")
+        views.decode_command(data + b"\0")
 
 
 @pytest.mark.parametrize("data", VALID, ids=lambda d: str(d[0]))
@@ -136,7 +136,7 @@ def test_a_damaged_command_never_reads_beyond_its_end(data: bytes) -> None:
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         try:
-            *_, key, value = codec.decode_command(bytes(damaged))
+            *_, key, value = views.decode_command(bytes(damaged))
         except ValueError:
             continue
         if damaged[0] != 16:
@@ -146,7 +146,7 @@ def test_a_damaged_command_never_reads_beyond_its_end(data: bytes) -> None:
 def test_unknown_ops_are_of_a_newer_format() -> None:
     for op in set(range(256)) - {1, 2, 3, 4, 16}:
         with pytest.raises(ValueError, match="newer format"):
-            codec.decode_command(struct.pack("<BQQQ", op, 0, 0, 0) + bytes(30))
+            views.decode_command(struct.pack("<BQQQ", op, 0, 0, 0) + bytes(30))
 
 
 def test_fields_of_a_command_are_checked() -> None:
@@ -155,23 +155,23 @@ def test_fields_of_a_command_are_checked() -> None:
            command(3, b"k", b"v", compare=2), command(4, b"k", None, compare=255)]
     for data in bad:
         with pytest.raises(ValueError, match="not a command"):
-            codec.decode_command(data)
+            views.decode_command(data)
 
 
 def test_limits_of_keys_and_values() -> None:
-    codec.encode_put(b"k" * MAX_KEY, b"v" * MAX_VALUE)
+    views.encode_put(b"k" * MAX_KEY, b"v" * MAX_VALUE)
     for key, value in [(b"", b"v"), (b"k" * (MAX_KEY + 1), b"v"), (b"k", b"v" * (MAX_VALUE + 1))]:
         with pytest.raises(TooLargeError, match="nothing was written"):
-            codec.encode_put(key, value)
+            views.encode_put(key, value)
         with pytest.raises(TooLargeError):
-            codec.encode_put_if(key, value, 0, 0)
+            views.encode_put_if(key, value, 0, 0)
     for key in (b"", b"k" * (MAX_KEY + 1)):
         with pytest.raises(TooLargeError):
-            codec.encode_delete(key)
+            views.encode_delete(key)
         with pytest.raises(TooLargeError):
-            codec.encode_delete_if(key, 0, 0)
-    for wrong in (lambda: codec.encode_put(None, b""), lambda: codec.encode_put(b"k", None),
-                  lambda: codec.encode_delete(None), lambda: codec.encode_delete("k")):
+            views.encode_delete_if(key, 0, 0)
+    for wrong in (lambda: views.encode_put(None, b""), lambda: views.encode_put(b"k", None),
+                  lambda: views.encode_delete(None), lambda: views.encode_delete("k")):
         with pytest.raises(TypeError):
             wrong()
 
@@ -191,13 +191,13 @@ def configuration(members: list[Row], promise: int, version: int = 1) -> bytes:
 @given(rows, u32)
 def test_a_configuration_is_what_the_format_says(members: list[Row], promise: int) -> None:
     data = configuration(members, promise)
-    assert codec.build_members(members, promise) == data
-    assert codec.roundtrip_members(data) == data
+    assert views.build_members(members, promise) == data
+    assert views.roundtrip_members(data) == data
 
 
 def refused(data: bytes) -> bool:
     try:
-        codec.roundtrip_members(data)
+        views.roundtrip_members(data)
     except ValueError:
         return True
     return False
@@ -219,7 +219,7 @@ def test_a_damaged_configuration_is_refused_or_read_as_it_stands() -> None:
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
         if not refused(bytes(damaged)):
-            assert codec.roundtrip_members(bytes(damaged)) == damaged
+            assert views.roundtrip_members(bytes(damaged)) == damaged
 
 
 def test_fields_of_a_configuration_are_checked() -> None:
@@ -229,9 +229,9 @@ def test_fields_of_a_configuration_are_checked() -> None:
     assert all(refused(configuration(members, 600)) for members in bad)
     assert all(refused(configuration([a, b], 600, version)) for version in (0, 2))
     with pytest.raises(ValueError, match="255 bytes"):
-        codec.build_members([(1, 1, 1, b"x" * 256)], 600)
+        views.build_members([(1, 1, 1, b"x" * 256)], 600)
     with pytest.raises(ValueError, match="too many"):
-        codec.build_members([(i, i, 1, b"") for i in range(1, 18)], 600)
+        views.build_members([(i, i, 1, b"") for i in range(1, 18)], 600)
 
 
 def test_every_combination_of_flags_is_known_or_refused() -> None:

@@ -5,10 +5,9 @@ import random
 import struct
 
 import pytest
-from dengine._core.codec import encode_put, encode_record
-from dengine._core.wire import build_frame
 
 from tests.sim.cluster import Cluster
+from tests.sim.views import build_frame, encode_put, encode_record
 
 (HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING,
  BYE) = range(1, 13)

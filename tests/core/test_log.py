@@ -3,7 +3,6 @@ import errno
 import random
 
 import pytest
-from dengine._core.codec import encode_record
 
 from dengine.errors import InvariantError, StorageError
 from tests.core.histories import (
@@ -18,6 +17,7 @@ from tests.core.histories import (
 from tests.core.small_logs import FIRST_CRC, KB, MB, add, opened, write_all
 from tests.sim.bench_log import LogBench
 from tests.sim.disk import Disk
+from tests.sim.views import encode_record
 
 
 # ------------------------------------------------------------------------------- records

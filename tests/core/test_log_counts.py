@@ -2,13 +2,13 @@
 import errno
 
 import pytest
-from dengine._core.codec import encode_record
 
 from dengine.errors import StorageError
 from tests.core.histories import DISK_FIRST, MEM_FIRST, NOOP, newest_mark
 from tests.core.small_logs import FIRST_CRC, KB, MB, add, opened, write_all
 from tests.sim.bench_log import SYNC, WRITE, LogBench
 from tests.sim.disk import Disk
+from tests.sim.views import encode_record
 
 INLINE = 256 * KB
 

@@ -3,7 +3,8 @@ import random
 from itertools import combinations
 
 import pytest
-from dengine._core.quorum import quorum_of
+
+from tests.sim.views import quorum_of
 
 
 def majorities(half: int) -> list[set[int]]:

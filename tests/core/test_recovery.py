@@ -4,7 +4,6 @@ import struct
 from itertools import pairwise
 
 import pytest
-from dengine._core.codec import encode_record
 
 from dengine._core.crc import checksum
 from dengine.errors import CorruptionError, FormatError, StorageError
@@ -22,6 +21,7 @@ from tests.core.histories import (
 )
 from tests.sim.bench_log import LogBench
 from tests.sim.disk import Disk
+from tests.sim.views import encode_record
 
 SEGMENT = 16 << 10
 SEEDS = 2000

@@ -2,9 +2,9 @@
 import random
 
 import pytest
-from dengine._core.terms import Terms
 
 from dengine.errors import InvariantError
+from tests.sim.views import TermMap
 
 
 def agreement(model: list[int], index: int, term: int) -> int:
@@ -17,7 +17,7 @@ def agreement(model: list[int], index: int, term: int) -> int:
 @pytest.mark.parametrize("seed", range(200))
 def test_any_history_is_that_of_a_list(seed: int) -> None:
     r = random.Random(seed)
-    terms, model = Terms(), []
+    terms, model = TermMap(), []
     for _ in range(60):
         if r.random() < 0.7:
             term = max(1, model[-1] if model else 1) + r.choice([0, 0, 1, 3])
@@ -36,7 +36,7 @@ def test_any_history_is_that_of_a_list(seed: int) -> None:
 
 
 def test_terms_never_fall() -> None:
-    terms = Terms()
+    terms = TermMap()
     terms.extend(3)
     with pytest.raises(InvariantError, match="term 2 after term 3"):
         terms.extend(2)
@@ -46,7 +46,7 @@ def test_terms_never_fall() -> None:
 
 
 def test_a_compacted_log_knows_its_base() -> None:
-    terms = Terms(10, 4)
+    terms = TermMap(10, 4)
     assert (terms.last, terms[10], terms[9], terms[11]) == (10, 4, 0, 0)
     with pytest.raises(InvariantError):
         terms.extend(3)
@@ -60,6 +60,6 @@ def test_a_compacted_log_knows_its_base() -> None:
 
 
 def test_nothing_appended_changes_nothing() -> None:
-    terms = Terms()
+    terms = TermMap()
     terms.extend(7, 0)
     assert (terms.last, terms[1]) == (0, 0)

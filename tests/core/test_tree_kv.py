@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dengine._core.kv import KV, Pin
-from dengine._core.tree import limit_allocations
 from dengine.errors import TooLargeError
+from tests.sim.store import bytes_used, check, limit_allocations
 
 FANOUT = 32
 BUCKET_KEYS = 384
@@ -95,7 +95,7 @@ class Store(RuleBasedStateMachine):
 
     @invariant()
     def all_is_as_it_must_be(self) -> None:
-        self.kv.check()
+        check(self.kv)
         assert len(self.kv) == len(self.model)
         assert self.kv.revision == self.revision
         for pin, expected, revision, digest in self.pins:
@@ -141,7 +141,7 @@ def test_empty() -> None:
     assert kv.remove(b"") is False
     assert (len(kv), kv.revision) == (0, 0)
     assert contents(kv.pin()) == []
-    kv.check()
+    check(kv)
 
 
 def test_only_a_change_takes_a_revision() -> None:
@@ -174,17 +174,17 @@ def test_a_value_of_another_size(size: int, pinned: bool) -> None:
     kv.store(b"0123456789abcdef", b"n" * size)
     assert kv.lookup(b"0123456789abcdef") == (b"n" * size, 1, 2, 2)
     assert [contents(pin) for pin in pins] == [[(b"0123456789abcdef", b"o" * 64)]] * pinned
-    kv.check()
+    check(kv)
 
 
 def test_ascending_inserts_leave_full_leaves() -> None:
     n = 100 * FANOUT
     ascending, random_order = filled(list(range(n))), filled(shuffled(n))
-    ascending.check()
+    check(ascending)
     assert contents(ascending.pin()) == contents(random_order.pin())
     leaf = 8 + 16 * FANOUT
     items = n * 72                              # 48 + 16 + 1, as malloc rounds it
-    table = ascending.bytes_used() - items - 100 * leaf
+    table = bytes_used(ascending) - items - 100 * leaf
     assert 0 < table < 16 * 6160 + 100 * 72 + 6 * 780 + 128
 
 
@@ -201,10 +201,10 @@ def test_random_churn_keeps_memory_bounded(seed: int) -> None:
                 kv.store(key, oracle[key])
             else:
                 assert kv.remove(key) is (oracle.pop(key, None) is not None)
-        kv.check()
+        check(kv)
         assert contents(kv.pin()) == sorted(oracle.items())
         # An item, its share of a node a third full, its share of a table that does not shrink.
-        assert kv.bytes_used() < target * (48 + 16 + 20 + 16 + 3 * 20) + 6_000 * 36 + 8_192
+        assert bytes_used(kv) < target * (48 + 16 + 20 + 16 + 3 * 20) + 6_000 * 36 + 8_192
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "random"])
@@ -218,9 +218,9 @@ def test_removing_everything_leaves_nothing(order: str) -> None:
     for n in doomed:
         assert kv.remove(number(n)) is True
     assert (len(kv), contents(kv.pin())) == (0, [])
-    kv.check()
+    check(kv)
     assert contents(pin) == expected
-    assert kv.bytes_used() < 3_000 * 36         # the table
+    assert bytes_used(kv) < 3_000 * 36         # the table
 
 
 @pytest.mark.parametrize("step", [1, -1])
@@ -230,11 +230,11 @@ def test_leaves_that_shrink_merge_with_the_neighbour_that_shrank_before(step: in
     for key in range(n)[::step]:
         if key % FANOUT:
             kv.remove(number(key))
-    kv.check()
-    sparse = kv.bytes_used()
+    check(kv)
+    sparse = bytes_used(kv)
     for key in range(0, n, FANOUT):
         kv.remove(number(key))
-    nodes = sparse - kv.bytes_used() - 200 * 72
+    nodes = sparse - bytes_used(kv) - 200 * 72
     assert nodes < 200 / 10 * (8 + 16 * FANOUT + 72)        # ten items in a leaf, not one
 
 
@@ -255,7 +255,7 @@ def test_pins_stay_as_they_were_and_go_in_any_order() -> None:
         if len(pins) > 12:
             pin, expected = pins.pop(rng.randrange(len(pins)))
             assert contents(pin) == expected
-    kv.check()
+    check(kv)
     del kv                                      # pins outlive the store
     for pin, expected in pins:
         assert contents(pin) == expected
@@ -292,7 +292,7 @@ def test_a_pin_is_walked_on_another_thread_while_the_store_changes() -> None:
         n += 1
     thread.join()
     assert found == [expected] * 3
-    kv.check()
+    check(kv)
 
 
 def test_equal_histories_have_equal_digests_and_others_have_not() -> None:
@@ -358,7 +358,7 @@ def test_a_shifted_border_of_key_and_value_changes_the_digest() -> None:
 def test_chosen_keys_do_not_collide() -> None:
     def crowded(kv: KV) -> int:
         """Bytes of table and nodes: buckets split until no bucket is too full."""
-        return kv.bytes_used() - sum(len(key) + 120 for key, _ in kv.pin().scan())
+        return bytes_used(kv) - sum(len(key) + 120 for key, _ in kv.pin().scan())
 
     families = [
         [n.to_bytes(16, "little") for n in range(4_000)],
@@ -370,7 +370,7 @@ def test_chosen_keys_do_not_collide() -> None:
         kv = KV()
         for key in family:
             kv.store(key, b"")
-        kv.check()
+        check(kv)
         assert crowded(kv) < 4_000 * 48
 
 
@@ -383,11 +383,11 @@ def failures_until_done(kv: KV, change: Callable[[], object]) -> int:
             change()
         except MemoryError:
             limit_allocations()
-            kv.check()
+            check(kv)
             assert (kv.revision, kv.digest(), contents(kv.pin())) == before
         else:
             limit_allocations()
-            kv.check()
+            check(kv)
             return allowed
     raise AssertionError("no change needs so many allocations")
 
@@ -417,7 +417,7 @@ def test_a_new_store_without_memory() -> None:
 LEAKS = """
 import ctypes, gc, random
 from dengine._core.kv import KV
-from dengine._core.tree import limit_allocations
+from tests.sim.store import bytes_used, check, limit_allocations
 
 class Info(ctypes.Structure):
     # uordblks, bytes in use, is the eighth of ten

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from typing import Any
 
-from dengine._core.codec import decode_command
+from tests.sim.views import decode_command
 
 PUT, DELETE = 1, 2
 OK, MISSING, NOT_PROPOSED = 0, 1, 3
