@@ -7,10 +7,11 @@ from binascii import b2a_base64
 from email.utils import formatdate
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport strlen
 
 from dengine._core.codec cimport DELETE, DELETE_IF, GET
+from dengine._core.memory cimport grown
 from dengine._core.types cimport MISSING, OK
 
 SAFE = "Nothing was changed."
@@ -279,12 +280,7 @@ cdef int put_number(Out *out, uint64_t n) except -1:
 
 
 cdef int grow(Out *out, size_t n) except -1:
-    cdef size_t capacity = max(2 * out.capacity, out.size + n, <size_t>4096)
-    cdef char *data = <char *>realloc(out.data, capacity)
-    if data == NULL:
-        raise MemoryError
-    out.data = data
-    out.capacity = capacity
+    out.data = <char *>grown(out.data, out.size + n, &out.capacity, 1, 4096)
     return 0
 
 

@@ -7,9 +7,9 @@ from dengine._core.session cimport Results, Session
 
 
 cdef class Machine:
-    cdef readonly KV kv
-    cdef readonly Session session
-    cdef readonly uint64_t applied          # index
+    cdef KV kv
+    cdef Session session
+    cdef uint64_t applied                   # index
 
     # One record, index applied + 1. Raises InvariantError or FormatError: the node stops.
     cdef int apply(self, const char *record, Results to) except -1

@@ -17,10 +17,11 @@
 # u32 promise_ms, then per member
 #    u64 id, u64 incarnation, u8 flags (1: voter, 2: voter of the outgoing half, 4: learner),
 #    u16 + address
+from cpython.bytes cimport PyBytes_CheckExact
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from dengine._core.types cimport MAX_MEMBERS
+from dengine._core.types cimport MAX_MEMBERS, likely
 
 cdef enum EntryKind:
     ENTRY_NOOP = 1
@@ -58,6 +59,11 @@ ctypedef struct Reader:
     const uint8_t *at
     const uint8_t *end
     bint bad
+
+cdef inline void read_from(Reader *r, const char *p, size_t n) noexcept nogil:
+    r.at = <const uint8_t *>p
+    r.end = r.at + n
+    r.bad = False
 
 cdef inline const char *take_bytes(Reader *r, size_t n) noexcept nogil:
     cdef const char *at = <const char *>r.at
@@ -149,6 +155,12 @@ cdef enum:
     VOTER = 1
     VOTER_OLD = 2
     LEARNER = 4
+
+# A key or value that a user gave: bytes, or str as UTF-8. TypeError.
+cdef bytes bytes_of(object x)
+
+cdef inline bytes text(object x):
+    return <bytes>x if likely(PyBytes_CheckExact(x)) else bytes_of(x)
 
 # 0; -1: not a command of this format; -2: an op of a newer format.
 cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil

@@ -7,7 +7,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
-from dengine._core.types cimport MAX_KEY, MAX_RECORD, MAX_VALUE, RECORD_HEADER
+from dengine._core.types cimport MAX_KEY, MAX_RECORD, MAX_VALUE, RECORD_HEADER, unlikely
 
 from dengine.errors import TooLargeError
 
@@ -58,9 +58,7 @@ cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term,
 # ------------------------------------------------------------------------------------- commands
 cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil:
     cdef Reader r
-    r.at = <const uint8_t *>p
-    r.end = r.at + n
-    r.bad = False
+    read_from(&r, p, n)
     out.op = take_u8(&r)
     out.session = take_u64(&r)
     out.sequence = take_u64(&r)
@@ -104,6 +102,14 @@ cdef inline bytes blank(size_t n, Writer *w):
     return out
 
 
+cdef bytes bytes_of(object x):
+    if isinstance(x, str):
+        return (<str>x).encode("utf-8")
+    if isinstance(x, (bytes, bytearray, memoryview)):
+        return bytes(x)
+    raise TypeError(f"keys and values are bytes or str, not {type(x).__name__}")
+
+
 cdef int check_size(bytes key, bytes value) except -1:
     if PyBytes_GET_SIZE(key) == 0:
         raise TooLargeError("the key is empty: nothing was written; a key has 1 to 4096 bytes")
@@ -119,11 +125,13 @@ cdef int check_size(bytes key, bytes value) except -1:
 
 
 cdef bytes encode(uint8_t op, uint8_t compare, uint64_t revision, bytes key, bytes value):
+    cdef bint puts = op == PUT or op == PUT_IF
+    if unlikely(key is None or (puts and value is None)):
+        raise TypeError("keys and values are bytes")
     check_size(key, value)
     cdef size_t k = PyBytes_GET_SIZE(key)
     cdef size_t v = 0 if value is None else PyBytes_GET_SIZE(value)
     cdef bint conditional = op >= PUT_IF
-    cdef bint puts = op == PUT or op == PUT_IF
     cdef Writer w
     cdef bytes out = blank(COMMAND_HEADER + (9 if conditional else 0) + 4 + k
                            + (12 + v if puts else 0), &w)
@@ -143,30 +151,18 @@ cdef bytes encode(uint8_t op, uint8_t compare, uint64_t revision, bytes key, byt
 
 
 cdef bytes encode_put(bytes key, bytes value):
-    """A put of `value` at `key`. Raises TooLargeError."""
-    if key is None or value is None:
-        raise TypeError("key and value must be bytes")
     return encode(PUT, 0, 0, key, value)
 
 
 cdef bytes encode_delete(bytes key):
-    """A delete of `key`. Raises TooLargeError."""
-    if key is None:
-        raise TypeError("the key must be bytes")
     return encode(DELETE, 0, 0, key, None)
 
 
 cdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision):
-    """A put where the compare holds (Compare). Raises TooLargeError."""
-    if key is None or value is None:
-        raise TypeError("key and value must be bytes")
     return encode(PUT_IF, compare, revision, key, value)
 
 
 cdef bytes encode_delete_if(bytes key, int compare, uint64_t revision):
-    """A delete where the compare holds (Compare). Raises TooLargeError."""
-    if key is None:
-        raise TypeError("the key must be bytes")
     return encode(DELETE_IF, compare, revision, key, None)
 
 
@@ -214,9 +210,7 @@ cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil:
     cdef Reader r
     cdef const char *address
     cdef int i
-    r.at = <const uint8_t *>p
-    r.end = r.at + n
-    r.bad = False
+    read_from(&r, p, n)
     if take_u16(&r) != CONFIG_VERSION:
         return -2
     out.count = take_u16(&r)

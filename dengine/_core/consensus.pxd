@@ -43,7 +43,6 @@ ctypedef struct Message:
     # VOTE: last term · APPEND: prev's · HEARD rejected: the conflicting term
     uint64_t index_term
     uint64_t count              # APPEND: entries after prev
-    uint64_t size               # APPEND: bytes of the entries
     uint64_t commit             # APPEND: the leader's
     uint64_t round              # APPEND, HEARD
     const Run *runs             # APPEND in: the terms of its entries

@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Members, Reader,
                                   Record, command_decode, members_decode, padded, record_check,
-                                  take_bytes, take_u32, take_u64)
+                                  read_from, take_bytes, take_u32, take_u64)
 from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Message, Run
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
@@ -43,7 +43,6 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].incarnation = h.incarnation
     turn.peers[slot].last = h.last
     turn.peers[slot].number += 1
-    turn.peers[slot].heard_us = now
     if counts(turn, slot):
         turn.raft.link_up(turn.members.id[slot], now)
     elif not turn.raft.formed:
@@ -135,7 +134,6 @@ cdef object receive(Turn turn, int slot, const Frame *f):
         return "this node has stopped"
     if unlikely(turn.in_turn):
         raise InvariantError("a frame arrived inside a turn")
-    turn.peers[slot].heard_us = now
     turn.in_turn = True
     try:
         if f.kind == FRAME_APPEND:
@@ -235,12 +233,6 @@ cdef int keep(Turn turn, const char *records, const Message *m) except -1:
     return 0
 
 
-cdef void reader(Reader *r, const Frame *f) noexcept:
-    r.at = <const unsigned char *>f.body
-    r.end = r.at + f.size
-    r.bad = False
-
-
 cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
     """Writes that a follower took. A node that does not lead says so: they were not proposed."""
     cdef Reader r
@@ -250,7 +242,7 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin and (
         turn.raft.commit < turn.raft.noop or turn.raft.leads(now))      # else it may be cut off
     cdef list refused = []
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     n = take_u32(&r)
     for _ in range(n):                          # all are checked before the first is appended
         size = take_u32(&r)
@@ -266,7 +258,7 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
         return "a batch of forwarded writes with bytes that do not fit"
     if not leads:
         return refuse(turn, slot, refused)
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     take_u32(&r)
     for _ in range(n):
         size = take_u32(&r)
@@ -292,7 +284,7 @@ cdef object on_refused(Turn turn, const Frame *f):
     cdef uint32_t n, _
     cdef PyObject *waiter
     cdef list again = []
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     n = take_u32(&r)
     for _ in range(n):
         if r.bad:
@@ -310,7 +302,7 @@ cdef object on_read(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef Reader r
     cdef uint64_t ticket
     cdef Outbox box
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     ticket = take_u64(&r)
     if r.bad or r.at != r.end or ticket >> TICKET_BITS:
         return "a read with fields that do not fit"
@@ -328,7 +320,7 @@ cdef object on_read(Turn turn, int slot, const Frame *f, uint64_t now):
 cdef object on_granted(Turn turn, const Frame *f, uint64_t now):
     cdef Reader r
     cdef uint64_t ticket, index
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     ticket = take_u64(&r)
     index = take_u64(&r)
     if r.bad or r.at != r.end:

@@ -148,8 +148,3 @@ KERNEL.coarse_us = do_coarse_us
 
 cdef const Io *kernel() noexcept nogil:
     return &KERNEL
-
-
-def boot_us() -> int:
-    """CLOCK_BOOTTIME in microseconds: the clock of deadlines and leases."""
-    return do_now_us(NULL)

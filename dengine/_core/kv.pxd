@@ -16,6 +16,7 @@
 #   low bits of its hash, and the slot where it stands;
 # - an Item with mod_revision > `pinned` is in no pinned generation. With no reference but the
 #   tree's it is overwritten in place: the one exception to "an Item is immutable".
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.tree cimport Cursor, Node
@@ -54,6 +55,10 @@ cdef class KV:
 
     cdef int split(self, uint32_t hash) except -1
     cdef int double_directory(self) except -1
+
+
+cdef inline bytes value_of(const Item *item):
+    return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
 
 
 cdef class Pin:

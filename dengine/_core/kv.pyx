@@ -246,10 +246,6 @@ cdef class Scan:
         return item
 
 
-cdef bytes value_of(const Item *item):
-    return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
-
-
 # ---------------------------------------------------------------- buckets
 cdef Bucket *bucket_new(uint32_t depth) noexcept nogil:
     cdef Bucket *bucket = <Bucket *>allocate(sizeof(Bucket))

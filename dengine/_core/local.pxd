@@ -1,7 +1,7 @@
 # The blocking store of one voter: no loop, no hand-over. The calling thread runs the turn; where a
 # write must wait for the disk it waits without the GIL, and one of the waiting threads at a time
 # drives the turn for all.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport Item, Waiter
@@ -27,11 +27,10 @@ cdef class LocalStore:
     cdef unsigned long driving  # that thread
     cdef list waiting           # Calls that wait and do not drive
 
-    cdef int write(self, Call call) except -1
+    cdef int find(self, object key, const Item **item) except -1
+    cdef Call write(self, uint8_t op, bytes command)
     cdef int wait(self, Call call) except -1
     cdef int drive(self, Call call) except -1
     cdef int sleep_for(self, uint64_t number) except -1
     cdef int failed(self, Call call) except -1
     cdef int refuse(self) except -1
-    cdef bytes text(self, object text)
-    cdef bytes key_of(self, object key)

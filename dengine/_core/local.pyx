@@ -2,12 +2,12 @@
 
 It decides who runs the turn and who waits. What a write means and when it is durable is the core's.
 """
-from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize,
-                            PyBytes_GET_SIZE)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
 
-from dengine._core.codec cimport (DELETE, PUT, encode_delete, encode_put)
-from dengine._core.types cimport MISSING, OK, STOPPED, likely, unlikely
+from dengine._core.codec cimport DELETE, PUT, encode_delete, encode_put, text
+from dengine._core.kv cimport value_of
+from dengine._core.types cimport MISSING, OK, STOPPED, unlikely
 
 from dengine.errors import ClosedError, ForkedError, OutcomeUnknownError
 
@@ -76,30 +76,29 @@ cdef class LocalStore:
     # ------------------------------------------------------------------------------------ reads
     def get(self, key, default=None):
         """The value of `key` as bytes, or `default`."""
-        cdef bytes k = self.key_of(key)
-        if unlikely(not self.usable):
-            self.refuse()
-        cdef const Item *item = self.turn.kv.get(PyBytes_AS_STRING(k),
-                                                 <uint32_t>PyBytes_GET_SIZE(k))
-        if item == NULL:
-            return default
-        return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
+        cdef const Item *item
+        self.find(key, &item)
+        return default if item == NULL else value_of(item)
 
     def __getitem__(self, key):
-        cdef bytes k = self.key_of(key)
-        if unlikely(not self.usable):
-            self.refuse()
-        cdef const Item *item = self.turn.kv.get(PyBytes_AS_STRING(k),
-                                                 <uint32_t>PyBytes_GET_SIZE(k))
+        cdef const Item *item
+        self.find(key, &item)
         if item == NULL:
             raise KeyError(key)
-        return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
+        return value_of(item)
 
     def __contains__(self, key):
-        cdef bytes k = self.key_of(key)
+        cdef const Item *item
+        self.find(key, &item)
+        return item != NULL
+
+    cdef int find(self, object key, const Item **item) except -1:
+        """Borrowed until the next change; NULL: no such key."""
+        cdef bytes k = text(key)
         if unlikely(not self.usable):
             self.refuse()
-        return self.turn.kv.get(PyBytes_AS_STRING(k), <uint32_t>PyBytes_GET_SIZE(k)) != NULL
+        item[0] = self.turn.kv.get(PyBytes_AS_STRING(k), <uint32_t>PyBytes_GET_SIZE(k))
+        return 0
 
     def __len__(self):
         if unlikely(not self.usable):
@@ -117,50 +116,28 @@ cdef class LocalStore:
         """(key, value) pairs in key order, as they are at this call whatever is written then."""
         if unlikely(not self.usable):
             self.refuse()
-        return self.turn.kv.pin().scan(self.text(prefix), self.text(start))
+        return self.turn.kv.pin().scan(text(prefix), text(start))
 
     # ----------------------------------------------------------------------------------- writes
     def put(self, key, value):
         """Sets `key`; returns its revision once the write is durable by the strategy."""
-        cdef Call call = Call.__new__(Call)
-        call.op = PUT
-        call.command = encode_put(self.key_of(key), self.text(value))
-        self.write(call)
-        return call.revision
+        return self.write(PUT, encode_put(text(key), text(value))).revision
 
     def delete(self, key):
         """Deletes `key`; True if it existed."""
-        cdef Call call = Call.__new__(Call)
-        call.op = DELETE
-        call.command = encode_delete(self.key_of(key))
-        self.write(call)
-        return call.status == OK
+        return self.write(DELETE, encode_delete(text(key))).status == OK
 
     def __setitem__(self, key, value):
-        cdef Call call = Call.__new__(Call)
-        call.op = PUT
-        call.command = encode_put(self.key_of(key), self.text(value))
-        self.write(call)
+        self.write(PUT, encode_put(text(key), text(value)))
 
     def __delitem__(self, key):
         if not self.delete(key):
             raise KeyError(key)
 
-    cdef bytes text(self, object text):
-        if likely(PyBytes_CheckExact(text)):
-            return <bytes>text
-        if isinstance(text, str):
-            return (<str>text).encode("utf-8")
-        if isinstance(text, (bytes, bytearray, memoryview)):
-            return bytes(text)
-        raise TypeError(f"keys and values are bytes or str, not {type(text).__name__}")
-
-    cdef bytes key_of(self, object key):
-        if likely(PyBytes_CheckExact(key)):
-            return <bytes>key
-        return self.text(key)
-
-    cdef int write(self, Call call) except -1:
+    cdef Call write(self, uint8_t op, bytes command):
+        cdef Call call = Call.__new__(Call)
+        call.op = op
+        call.command = command
         if unlikely(not self.usable):
             self.refuse()
         self.turn.submit(call)
@@ -169,7 +146,7 @@ cdef class LocalStore:
             self.wait(call)
         if unlikely(call.status > MISSING):
             self.failed(call)
-        return 0
+        return call
 
     cdef int failed(self, Call call) except -1:
         cdef object failed = self.turn.failed

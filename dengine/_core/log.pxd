@@ -33,12 +33,12 @@ cdef class Log(Segments):
     cdef uint64_t interval_us               # MemFirst; 0: sync at once
     cdef uint64_t max_unflushed_us
 
-    cdef readonly uint64_t synced           # on disk up to here
-    cdef readonly uint64_t noop             # newest no-op appended: counts only once synced
-    cdef readonly uint64_t first_noop       # oldest one that may not be synced
+    cdef uint64_t synced                    # on disk up to here
+    cdef uint64_t noop                      # newest no-op appended: counts only once synced
+    cdef uint64_t first_noop                # oldest one that may not be synced
     # since when something written or submitted waits for a sync; 0
-    cdef readonly uint64_t unsynced_us
-    cdef readonly uint64_t bytes_written
+    cdef uint64_t unsynced_us
+    cdef uint64_t bytes_written
     cdef Tail *oldest
     cdef Tail *filling
     cdef Tail *spare

@@ -4,11 +4,12 @@ The turn appends and calls `write` once per batch. In MemFirst the turn writes (
 to the flusher), in DiskFirst the flusher writes and syncs. Recovery is recovery.pyx.
 """
 cimport cython
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport ENTRY_NOOP, Record, padded, record_encode
 from dengine._core.flush cimport publish, write_all
+from dengine._core.memory cimport grown
 from dengine._core.segments cimport header_encode, measure, offset_of, segment_note
 from dengine._core.types cimport (DISK_FIRST, JOB_SYNC, JOB_WRITE, MEM_FIRST, PAGE, RECORD_HEADER,
                                   WRITE_INLINE, iovec, unlikely)
@@ -70,8 +71,6 @@ cdef class Log(Segments):
     cdef char *place_for(self, size_t size) except NULL:
         """Room for one record at the end of the tail; rolls where its segment has none."""
         cdef Tail *t = self.filling
-        cdef size_t capacity
-        cdef char *data
         if t == NULL or self.must_roll or t.segment.end + size > t.segment.size:
             self.roll(size)
             t = self.filling
@@ -83,14 +82,7 @@ cdef class Log(Segments):
             t.size = 0
             t.written = 0
         if unlikely(t.size + size > t.capacity):
-            capacity = t.capacity if t.capacity else TAIL_FIRST
-            while capacity < t.size + size:
-                capacity *= 2
-            data = <char *>realloc(t.data, capacity)
-            if data == NULL:
-                raise MemoryError
-            t.data = data
-            t.capacity = capacity
+            t.data = <char *>grown(t.data, t.size + size, &t.capacity, 1, TAIL_FIRST)
         return t.data + t.size
 
     cdef int appended(self, size_t size, uint64_t term, uint32_t crc) except -1:

@@ -126,11 +126,7 @@ cdef class Meta:
 
     cdef int check(self, int error, str what) except -1:
         if error:
-            raise self.failure(what, error)
+            raise StorageError(
+                f"{fsdecode(self.path)} could not be {what}: {strerror(error).decode()}; the node "
+                "does not run without its hard state; nothing acknowledged is lost")
         return 0
-
-    def failure(self, str what, int error):
-        """The StorageError of a failed call."""
-        reason = strerror(error).decode()
-        return StorageError(f"{fsdecode(self.path)} could not be {what}: {reason}; the node does "
-                            "not run without its hard state; nothing acknowledged is lost")

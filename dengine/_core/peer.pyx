@@ -4,10 +4,11 @@ It decides whether the other side is the node it should be. What frames mean is 
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 
 from dengine._core cimport frames as core
+from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
 from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_HELLO, FRAME_LENGTH, FRAME_OK,
                                  FRAME_PART, FRAME_PING, FRAME_UNKNOWN, Hello, Outbox, PROTOCOL,
@@ -102,16 +103,7 @@ cdef class Peer(Link):
         return 0
 
     cdef int keep(self, const char *p, size_t n) except -1:
-        cdef size_t capacity = self.rest_capacity if self.rest_capacity else KEEP
-        cdef char *rest
-        while capacity < self.rest_size + n:
-            capacity *= 2
-        if capacity != self.rest_capacity:
-            rest = <char *>realloc(self.rest, capacity)
-            if rest == NULL:
-                raise MemoryError
-            self.rest = rest
-            self.rest_capacity = capacity
+        self.rest = <char *>grown(self.rest, self.rest_size + n, &self.rest_capacity, 1, KEEP)
         memcpy(self.rest + self.rest_size, p, n)
         self.rest_size += n
         return 0

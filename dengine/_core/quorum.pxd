@@ -8,10 +8,8 @@ from dengine._core.types cimport MAX_MEMBERS
 ctypedef struct Config:
     int count
     uint64_t id[MAX_MEMBERS]            # ascending: the slot of a member is its place here
-    uint64_t incarnation[MAX_MEMBERS]
     uint32_t voters                     # bit per slot
     uint32_t outgoing                   # the other half of a joint configuration, else 0
-    uint32_t learners
 
 cdef void config_from(Config *to, const Members *m) noexcept nogil
 cdef int slot_of(const Config *c, uint64_t node) noexcept nogil             # -1: not a member

@@ -4,7 +4,7 @@ It counts; it knows no roles, terms or logs.
 """
 from libc.string cimport memset
 
-from dengine._core.codec cimport LEARNER, VOTER, VOTER_OLD
+from dengine._core.codec cimport VOTER, VOTER_OLD
 
 cdef extern from * nogil:
     int popcount "__builtin_popcount"(unsigned int)
@@ -16,13 +16,10 @@ cdef void config_from(Config *to, const Members *m) noexcept nogil:
     to.count = m.count
     for i in range(m.count):
         to.id[i] = m.id[i]
-        to.incarnation[i] = m.incarnation[i]
         if m.flags[i] & VOTER:
             to.voters |= <uint32_t>1 << i
         if m.flags[i] & VOTER_OLD:
             to.outgoing |= <uint32_t>1 << i
-        if m.flags[i] & LEARNER:
-            to.learners |= <uint32_t>1 << i
 
 
 cdef int slot_of(const Config *c, uint64_t node) noexcept nogil:

@@ -22,19 +22,19 @@ cdef enum:
 cdef class Raft(Replication):
     cdef readonly uint64_t vote             # 0: none in this term
     cdef readonly uint64_t leader           # 0: unknown
-    cdef readonly uint64_t version          # of the hard state
-    cdef readonly uint64_t saved            # newest version on disk
-    cdef readonly uint64_t promise_until_us
-    cdef readonly uint64_t verified         # following: log matches the leader's up to here
-    cdef readonly uint64_t elections        # counters
-    cdef readonly uint64_t steps_down
+    cdef uint64_t version                   # of the hard state
+    cdef uint64_t saved                     # newest version on disk
+    cdef uint64_t promise_until_us
+    cdef uint64_t verified                  # following: log matches the leader's up to here
+    cdef uint64_t elections                 # counters
+    cdef uint64_t steps_down
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
-    cdef readonly bint formed               # the log holds a configuration
+    cdef bint formed                        # the log holds a configuration
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint save                          # write (version, term, vote); the turn clears it
     cdef Message *out
-    cdef int out_count
+    cdef size_t out_count
     # Step of an append, acted on by the turn at once, before the next step:
     cdef uint64_t cut_to                    # keep entries up to here; NO_CUT
     cdef uint64_t append_from               # first index of the message to append; 0: none
@@ -47,9 +47,9 @@ cdef class Raft(Replication):
     cdef uint32_t votes                     # slots that granted
     cdef uint64_t leader_lost               # the leader whose connection was reset, else 0
     cdef Held *held
-    cdef int held_count
-    cdef int held_capacity
-    cdef int out_capacity
+    cdef size_t held_count
+    cdef size_t held_capacity
+    cdef size_t out_capacity
 
     # Life
     cdef int open(self, const Options *opt, Terms terms, uint64_t term, uint64_t vote,

@@ -9,12 +9,15 @@ from libc.string cimport memset
 from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, GRANTED, LEADER, MSG_APPEND,
                                       MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED, PRE,
                                       PRECANDIDATE, REJECTED)
+from dengine._core.memory cimport grown
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
                                    voters_below)
-from dengine._core.replicate cimport grown
 from dengine._core.types cimport unlikely
 
 from dengine.errors import InvariantError
+
+cdef enum:
+    FIRST = 16                  # messages that an array starts with
 
 
 @cython.final
@@ -365,20 +368,20 @@ cdef class Raft(Replication):
     cdef int send(self, const Message *m, bint after_save) except -1:
         """Into Ready; or kept until the hard state that it relies on is saved."""
         if after_save and self.version > self.saved:
-            self.held = <Held *>grown(self.held, self.held_count, &self.held_capacity,
-                                      sizeof(Held))
+            self.held = <Held *>grown(self.held, self.held_count + 1, &self.held_capacity,
+                                      sizeof(Held), FIRST)
             self.held[self.held_count].message = m[0]
             self.held[self.held_count].version = self.version
             self.held_count += 1
             return 0
-        self.out = <Message *>grown(self.out, self.out_count, &self.out_capacity, sizeof(Message))
+        self.out = <Message *>grown(self.out, self.out_count + 1, &self.out_capacity,
+                                    sizeof(Message), FIRST)
         self.out[self.out_count] = m[0]
         self.out_count += 1
         return 0
 
     cdef int release(self) except -1:
-        cdef int i, kept = 0
-        cdef int n = self.held_count
+        cdef size_t i, kept = 0, n = self.held_count
         self.held_count = 0
         for i in range(n):
             if self.held[i].version <= self.saved:

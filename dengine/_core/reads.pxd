@@ -24,7 +24,7 @@ cdef class Reads:
     cdef Batch **batches        # oldest first
     cdef size_t count
     cdef size_t capacity
-    cdef readonly size_t waiting            # reads in all batches
+    cdef size_t waiting                     # reads in all batches
     cdef uint64_t ticket
     cdef Batch *open_batch[2]   # of this turn, by policy LINEARIZABLE, LEASE
 

@@ -1,8 +1,9 @@
 """Waiting reads, in batches. It knows tickets and indexes; raft decides when one is granted."""
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free
 
+from dengine._core.memory cimport grown
 from dengine._core.types cimport LEASE, MISSING, OK, Item
 
 
@@ -23,17 +24,13 @@ cdef class Reads:
     cdef int add(self, Waiter waiter) except -1:
         cdef int policy = 1 if waiter.policy == LEASE else 0
         cdef Batch *b = self.open_batch[policy]
-        cdef PyObject **waiters
         if b == NULL:
             b = self.new_batch()
             b.policy = waiter.policy
             self.open_batch[policy] = b
         if b.count == b.capacity:
-            waiters = <PyObject **>realloc(b.waiters, (2 * b.capacity + 4) * sizeof(PyObject *))
-            if waiters == NULL:
-                raise MemoryError
-            b.waiters = waiters
-            b.capacity = 2 * b.capacity + 4
+            b.waiters = <PyObject **>grown(b.waiters, b.count + 1, &b.capacity,
+                                           sizeof(PyObject *), 4)
         Py_INCREF(waiter)
         b.waiters[b.count] = <PyObject *>waiter
         b.count += 1
@@ -41,15 +38,8 @@ cdef class Reads:
         return 0
 
     cdef Batch *new_batch(self) except NULL:
-        cdef Batch **batches
-        cdef size_t capacity
-        if self.count == self.capacity:
-            capacity = 2 * self.capacity if self.capacity else 16
-            batches = <Batch **>realloc(self.batches, capacity * sizeof(Batch *))
-            if batches == NULL:
-                raise MemoryError
-            self.batches = batches
-            self.capacity = capacity
+        self.batches = <Batch **>grown(self.batches, self.count + 1, &self.capacity,
+                                       sizeof(Batch *), 16)
         cdef Batch *b = <Batch *>calloc(1, sizeof(Batch))
         if b == NULL:
             raise MemoryError

@@ -45,35 +45,35 @@ ctypedef struct Waiting:        # a read that waits for `round`; 0: for the no-o
 cdef class Replication:
     cdef Options opt
     cdef readonly uint64_t term
-    cdef readonly uint8_t role
+    cdef uint8_t role
     cdef readonly uint64_t last             # last index accepted
     cdef readonly uint64_t commit
-    cdef readonly uint64_t durable          # own log, as far as it counts
+    cdef uint64_t durable                   # own log, as far as it counts
     # another crc at an equal (index, term): acknowledges nothing, does not lead
-    cdef readonly bint diverged
+    cdef bint diverged
     cdef Terms terms                        # of the whole log
     # the newest in the log, or the one that forms the cluster
     cdef Config config
 
     # leading
-    cdef readonly uint64_t noop             # index of this term's no-op
-    cdef readonly uint64_t lease_until_us   # LeaseRead is answered before this time
-    cdef readonly uint64_t round            # newest round sent
-    cdef readonly uint64_t confirmed        # newest round that a quorum echoed
+    cdef uint64_t noop                      # index of this term's no-op
+    cdef uint64_t lease_until_us            # LeaseRead is answered before this time
+    cdef uint64_t round                     # newest round sent
+    cdef uint64_t confirmed                 # newest round that a quorum echoed
     cdef uint64_t confirmed_us              # when that one was sent
     cdef uint64_t heartbeat_due_us
     cdef bint round_due                     # the next Ready starts a round
     cdef uint64_t round_us[ROUNDS]
     cdef Progress peers[MAX_MEMBERS]        # by slot of config
     cdef Waiting *waiting                   # ascending rounds
-    cdef int waiting_count
-    cdef int waiting_capacity
+    cdef size_t waiting_count
+    cdef size_t waiting_capacity
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint begin                         # append the no-op of the term, then call begun()
     cdef Grant *grants
-    cdef int grant_count
-    cdef int grant_capacity
+    cdef size_t grant_count
+    cdef size_t grant_capacity
 
     # Inputs
     cdef int propose(self, uint64_t n) except -1            # n entries of this term; leading only
@@ -106,7 +106,3 @@ cdef class Replication:
     cdef int open_reads(self) except -1
     cdef int grant(self, uint64_t ticket, uint64_t index) except -1
     cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1
-
-
-# `array` with room for one element more than `count`.
-cdef void *grown(void *array, int count, int *capacity, size_t size) except NULL

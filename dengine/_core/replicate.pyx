@@ -2,14 +2,18 @@
 
 References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissertation.
 """
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
 from dengine._core.consensus cimport DIVERGED, LEADER, MSG_APPEND, REJECTED
+from dengine._core.memory cimport grown
 from dengine._core.quorum cimport quorum_has, quorum_value, sole_voter
 from dengine._core.types cimport MAX_MEMBERS, RUNS, WINDOW_BYTES, unlikely
 
 from dengine.errors import InvariantError
+
+cdef enum:
+    FIRST = 16                  # elements that an array starts with
 
 
 cdef class Replication:
@@ -158,7 +162,8 @@ cdef class Replication:
         """A quorum echoed a newer round: the lease moves on, waiting reads are granted."""
         cdef uint64_t heard[MAX_MEMBERS]
         cdef uint64_t round
-        cdef int i, n = 0
+        cdef int i
+        cdef size_t n = 0
         for i in range(self.config.count):
             heard[i] = self.round if self.config.id[i] == self.opt.id else self.peers[i].heard
         round = quorum_value(&self.config, heard)
@@ -179,7 +184,7 @@ cdef class Replication:
     cdef int open_reads(self) except -1:
         """The no-op is committed: earlier reads get their index and a round to wait for."""
         cdef bint alone = sole_voter(&self.config, self.opt.id)     # nobody echoes its rounds
-        cdef int i
+        cdef size_t i
         for i in range(self.waiting_count):
             if alone:
                 self.grant(self.waiting[i].ticket, self.commit)
@@ -192,8 +197,8 @@ cdef class Replication:
         return 0
 
     cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1:
-        self.waiting = <Waiting *>grown(self.waiting, self.waiting_count, &self.waiting_capacity,
-                                        sizeof(Waiting))
+        self.waiting = <Waiting *>grown(self.waiting, self.waiting_count + 1,
+                                        &self.waiting_capacity, sizeof(Waiting), FIRST)
         self.waiting[self.waiting_count].ticket = ticket
         self.waiting[self.waiting_count].index = index
         self.waiting[self.waiting_count].round = round
@@ -201,8 +206,8 @@ cdef class Replication:
         return 0
 
     cdef int grant(self, uint64_t ticket, uint64_t index) except -1:
-        self.grants = <Grant *>grown(self.grants, self.grant_count, &self.grant_capacity,
-                                     sizeof(Grant))
+        self.grants = <Grant *>grown(self.grants, self.grant_count + 1, &self.grant_capacity,
+                                     sizeof(Grant), FIRST)
         self.grants[self.grant_count].ticket = ticket
         self.grants[self.grant_count].index = index
         self.grant_count += 1
@@ -290,15 +295,3 @@ cdef class Replication:
             self.peers[slot].want = index
         if self.commit >= index and self.peers[slot].told < index:
             self.peers[slot].due = True
-
-
-cdef void *grown(void *array, int count, int *capacity, size_t size) except NULL:
-    """`array` with room for one element more."""
-    if array != NULL and count < capacity[0]:
-        return array
-    cdef int more = 2 * capacity[0] if capacity[0] else 16
-    cdef void *to = realloc(array, more * size)
-    if to == NULL:
-        raise MemoryError
-    capacity[0] = more
-    return to

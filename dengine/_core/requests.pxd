@@ -20,7 +20,6 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t incarnation        # as its hello said
     uint64_t last               # its last index then: 0, an empty log
     uint64_t number             # grows with each connection
-    uint64_t heard_us           # newest frame from it
 
 cdef enum:
     ASK_AGAIN_US = 10000        # after a refusal; a leader that is gone is not asked in a loop
@@ -36,11 +35,11 @@ cdef enum:
 cdef class Requests:
     cdef const Io *io
     cdef readonly KV kv
-    cdef readonly Log log
+    cdef Log log
     cdef readonly Raft raft
-    cdef readonly Session session
-    cdef readonly Machine machine
-    cdef readonly Reads reads
+    cdef Session session
+    cdef Machine machine
+    cdef Reads reads
     cdef Results results
     cdef Members members                    # as the log has them, or as the cluster will be formed
     cdef readonly bint alone                # one voter, this node
@@ -49,10 +48,10 @@ cdef class Requests:
     cdef list inbox                         # of Waiters, appended to by any thread
     cdef list backlog                       # writes that wait for a leader, a session or room
     cdef size_t backlog_at
-    cdef readonly size_t backlog_bytes      # of its commands
-    cdef readonly size_t waiting_writes     # limits: of the backlog, its bytes, and waiting reads
-    cdef readonly size_t waiting_bytes
-    cdef readonly size_t waiting_reads
+    cdef size_t backlog_bytes               # of its commands
+    cdef size_t waiting_writes              # limits: of the backlog, its bytes, and waiting reads
+    cdef size_t waiting_bytes
+    cdef size_t waiting_reads
     cdef uint64_t register_due_us
     cdef uint64_t ask_again_us              # the leader refused: it is not asked before
     cdef uint64_t expire_due_us

@@ -44,23 +44,23 @@ ctypedef struct Segment:
 
 cdef class Segments:
     cdef const Io *io
-    cdef readonly bytes directory
-    cdef readonly uint64_t cluster
-    cdef readonly uint64_t incarnation
-    cdef readonly uint64_t last             # newest index
-    cdef readonly uint64_t last_term
-    cdef readonly uint32_t last_crc
-    cdef readonly uint64_t written          # in the files, that is in the page cache, up to here
-    cdef readonly uint64_t stalls           # rolls that had to wait for prepared space
-    cdef readonly uint64_t stall_us         # how long, together
-    # inside system calls that may block, those of stalls among them
-    cdef readonly uint64_t blocked_us
+    cdef bytes directory
+    cdef uint64_t cluster
+    cdef uint64_t incarnation
+    cdef uint64_t last                      # newest index
+    cdef uint64_t last_term
+    cdef uint32_t last_crc
+    cdef uint64_t written                   # in the files, that is in the page cache, up to here
+    cdef uint64_t stalls                    # rolls that had to wait for prepared space
+    cdef uint64_t stall_us                  # how long, together
+    cdef uint64_t blocked_us                # in system calls that may block, stalls among them
     cdef uint64_t segment_bytes             # largest size
     cdef Segment **segments                 # live ones, by epoch
     cdef int count
-    cdef int capacity
+    cdef size_t capacity
     cdef Segment **dead                     # cut off; their files go at the next start
     cdef int dead_count
+    cdef size_t dead_capacity
     cdef Segment *prepared
     cdef Segment *preparing
     cdef Job *preparing_job

@@ -1,9 +1,10 @@
 """Segments: which file is next, and where a record lies. See segments.pxd."""
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
 from dengine._core.flush cimport run
+from dengine._core.memory cimport grown
 from dengine._core.types cimport JOB_PREPARE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
 
 from os import fsdecode
@@ -122,14 +123,9 @@ cdef class Segments:
         return s
 
     cdef int push(self, Segment *s) except -1:
-        cdef Segment **segments
         cdef int old
-        if self.count == self.capacity:
-            self.capacity = 2 * self.capacity if self.capacity else 16
-            segments = <Segment **>realloc(self.segments, self.capacity * sizeof(Segment *))
-            if segments == NULL:
-                raise MemoryError
-            self.segments = segments
+        self.segments = <Segment **>grown(self.segments, self.count + 1, &self.capacity,
+                                          sizeof(Segment *), 16)
         self.segments[self.count] = s
         self.count += 1
         s.map = <char *>self.io.map(self.io.ctx, s.fd, s.size)      # NULL: it is read with pread
@@ -145,12 +141,9 @@ cdef class Segments:
 
     cdef int keep(self, uint64_t to) except -1:
         cdef Segment *s
-        cdef Segment **dead
         while self.count and self.segments[self.count - 1].first > to + 1:
-            dead = <Segment **>realloc(self.dead, (self.dead_count + 1) * sizeof(Segment *))
-            if dead == NULL:
-                raise MemoryError
-            self.dead = dead
+            self.dead = <Segment **>grown(self.dead, self.dead_count + 1, &self.dead_capacity,
+                                          sizeof(Segment *), 16)
             self.count -= 1
             s = self.segments[self.count]
             s.count = 0
@@ -357,10 +350,5 @@ cdef void segment_free(Segment *s) noexcept:
 
 
 cdef int segment_grow(Segment *s) except -1:
-    cdef size_t capacity = 2 * s.capacity if s.capacity else 1024
-    cdef uint32_t *offsets = <uint32_t *>realloc(s.offsets, capacity * sizeof(uint32_t))
-    if offsets == NULL:
-        raise MemoryError
-    s.offsets = offsets
-    s.capacity = capacity
+    s.offsets = <uint32_t *>grown(s.offsets, s.count + 1, &s.capacity, sizeof(uint32_t), 1024)
     return 0

@@ -36,16 +36,16 @@ cdef class Results:
 
 
 cdef class Session:
-    cdef readonly uint64_t node
-    cdef readonly uint64_t incarnation
-    cdef readonly uint64_t nonce
-    cdef readonly uint64_t id
-    cdef readonly bint ready                # writes may be proposed
+    cdef uint64_t node
+    cdef uint64_t incarnation
+    cdef uint64_t nonce
+    cdef uint64_t id
+    cdef bint ready                         # writes may be proposed
     # alone: entries up to this index are of an earlier process
-    cdef readonly uint64_t after
-    cdef readonly uint64_t next             # next sequence
-    cdef readonly uint64_t floor            # lowest sequence still waited for
-    cdef readonly size_t bytes              # of commands in flight
+    cdef uint64_t after
+    cdef uint64_t next                      # next sequence
+    cdef uint64_t floor                     # lowest sequence still waited for
+    cdef size_t bytes                       # of commands in flight
     cdef PyObject *pending[PENDING]         # by sequence: one reference each
     cdef Registered table[MAX_MEMBERS]      # replicated: the newest session of each node
     cdef int table_count

@@ -4,10 +4,11 @@ It decides who is told about an applied command. It knows no log and no roles.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from dengine._core.codec cimport stamp
+from dengine._core.memory cimport grown
 from dengine._core.tree cimport item_drop, item_hold
 from dengine._core.types cimport unlikely
 
@@ -33,15 +34,9 @@ cdef class Results:
 
     cdef int add(self, PyObject *waiter, int status, uint64_t revision,
                  const Item *item) except -1:
-        cdef size_t capacity
-        cdef Result *items
         if unlikely(self.count == self.capacity):
-            capacity = 2 * self.capacity if self.capacity else 256
-            items = <Result *>realloc(self.items, capacity * sizeof(Result))
-            if items == NULL:
-                raise MemoryError
-            self.items = items
-            self.capacity = capacity
+            self.items = <Result *>grown(self.items, self.count + 1, &self.capacity,
+                                         sizeof(Result), 256)
         cdef Result *r = &self.items[self.count]
         r.waiter = waiter
         r.status = status

@@ -2,15 +2,14 @@
 
 A status becomes an exception in one table, `failure`, and nowhere else.
 """
-from cpython.bytes cimport (PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize,
-                            PyBytes_GET_SIZE)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t
 
 from dengine._core.codec cimport (DELETE, DELETE_IF, GET, IS_REVISION, PUT, PUT_IF, encode_delete,
-                                  encode_delete_if, encode_put, encode_put_if)
+                                  encode_delete_if, encode_put, encode_put_if, text)
+from dengine._core.kv cimport value_of
 from dengine._core.types cimport (CONFLICT, EVENTUAL, LEASE, LINEARIZABLE, MISSING, NOT_PROPOSED,
-                                  OK, UNAVAILABLE, UNKNOWN, Item, likely, unlikely)
-
+                                  OK, UNAVAILABLE, UNKNOWN, Item, unlikely)
 
 from dengine._core.types import Entry
 from dengine.errors import (ClosedError, ConflictError, NotProposedError, OutcomeUnknownError,
@@ -44,20 +43,6 @@ cdef object failure(int status, uint64_t revision, object failed):
     if failed is not None and not isinstance(failed, ClosedError):
         return failed.again()
     return ClosedError("the node was closed: nothing was changed; open it again")
-
-
-cdef bytes text(object x):
-    if likely(PyBytes_CheckExact(x)):
-        return <bytes>x
-    if isinstance(x, str):
-        return (<str>x).encode("utf-8")
-    if isinstance(x, (bytes, bytearray, memoryview)):
-        return bytes(x)
-    raise TypeError(f"keys and values are bytes or str, not {type(x).__name__}")
-
-
-cdef bytes value_of(const Item *item):
-    return PyBytes_FromStringAndSize(item.data + item.key_size, item.value_size)
 
 
 def resolve(list futures, list values):
@@ -252,7 +237,7 @@ cdef class Gate:
 
     def get_eventual(self, key, default=None):
         """The value of `key` in this node's own state, at once; it may be old."""
-        cdef bytes k = <bytes>key if PyBytes_CheckExact(key) else text(key)
+        cdef bytes k = text(key)
         self.check()
         cdef const Item *item = self.turn.kv.get(PyBytes_AS_STRING(k),
                                                  <uint32_t>PyBytes_GET_SIZE(k))

@@ -21,5 +21,4 @@ cdef class Terms:
     cdef uint64_t agree(self, uint64_t index, uint64_t term) noexcept
     # The last index of `runs` runs, the first of which holds `index`.
     cdef uint64_t runs_end(self, uint64_t index, size_t runs) noexcept
-    cdef int grow(self) except -1
     cdef size_t find(self, uint64_t index) noexcept

@@ -2,7 +2,9 @@
 
 It knows indexes and terms only. It is filled by recovery and changed by raft, in step with the log.
 """
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
+
+from dengine._core.memory cimport grown
 
 from dengine.errors import InvariantError
 
@@ -22,30 +24,22 @@ cdef class Terms:
         free(self.term)
 
     cdef int append(self, uint64_t term, uint64_t n) except -1:
+        cdef size_t wider
         if n == 0:
             return 0
         if term < self.last_term():
             raise InvariantError(f"term {term} after term {self.last_term()} in the log")
         if self.count == 0 or self.term[self.count - 1] != term:
             if self.count == self.capacity:
-                self.grow()
+                wider = self.capacity
+                self.start = <uint64_t *>grown(self.start, self.count + 1, &wider,
+                                               sizeof(uint64_t), 8)
+                self.term = <uint64_t *>grown(self.term, self.count + 1, &self.capacity,
+                                              sizeof(uint64_t), 8)
             self.start[self.count] = self.last + 1
             self.term[self.count] = term
             self.count += 1
         self.last += n
-        return 0
-
-    cdef int grow(self) except -1:
-        cdef size_t capacity = 2 * self.capacity if self.capacity else 8
-        cdef uint64_t *start = <uint64_t *>realloc(self.start, capacity * sizeof(uint64_t))
-        if start == NULL:
-            raise MemoryError
-        self.start = start
-        cdef uint64_t *term = <uint64_t *>realloc(self.term, capacity * sizeof(uint64_t))
-        if term == NULL:
-            raise MemoryError
-        self.term = term
-        self.capacity = capacity
         return 0
 
     cdef int cut(self, uint64_t to) except -1:

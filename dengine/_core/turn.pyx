@@ -160,7 +160,8 @@ cdef class Turn(Requests):
         """Takes Ready once: saves, sends, writes. True: there is more to take."""
         cdef Raft raft = self.raft
         cdef Message *m
-        cdef int i, slot
+        cdef size_t i
+        cdef int slot
         if raft.begin:
             self.begin_term()
         if raft.save and self.flusher.has_room(2):      # else it waits; so does what relies on it

@@ -24,7 +24,6 @@ cdef enum:
     PAGE = 4096                 # header, marks and meta slots lie in blocks of their own
     SEGMENT_DATA = 3 * PAGE     # header and two marks come before the first record
     SEGMENT_FIRST = 1 << 20     # bytes of a new log's first segment
-    SEGMENT_MAX = 64 << 20      # bytes; each segment doubles up to this
     FRAME_ENTRIES = 1 << 20     # bytes of entries in one append frame, or one entry
     FRAME_MAX = FRAME_ENTRIES + MAX_RECORD + 4096   # bytes after the length field
     WINDOW_FRAMES = 16          # append frames in flight to one peer

@@ -25,7 +25,6 @@ from dengine._core.types cimport iovec
 cdef enum:
     PROTOCOL = 1
     FRAME_HEADER = 20
-    APPEND_FIELDS = 40          # before the records
     PARTS = 64                  # pieces of one write to one peer
 
 cdef enum FrameKind:            # 2 to 6 are raft's MessageKind

@@ -1,10 +1,11 @@
 """Frames of the peer protocol. It knows their fields; it knows no connections and no meaning."""
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from dengine._core.codec cimport Reader, take_u16, take_u32, take_u64
+from dengine._core.codec cimport Reader, read_from, take_u16, take_u32, take_u64
 from dengine._core.crc cimport crc32c
 from dengine._core.consensus cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE
+from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
 
 cdef enum:
@@ -53,17 +54,8 @@ cdef class Outbox:
         self.spliced = 0
 
     cdef int reserve(self, size_t n) except -1:
-        cdef size_t capacity = self.capacity if self.capacity else 4096
-        cdef char *data
-        if self.size + n <= self.capacity:
-            return 0
-        while capacity < self.size + n:
-            capacity *= 2
-        data = <char *>realloc(self.data, capacity)
-        if data == NULL:
-            raise MemoryError
-        self.data = data
-        self.capacity = capacity
+        if self.size + n > self.capacity:
+            self.data = <char *>grown(self.data, self.size + n, &self.capacity, 1, 4096)
         return 0
 
     cdef int put(self, const void *p, size_t n) except -1:
@@ -172,15 +164,9 @@ cdef class Outbox:
         return self.end()
 
 
-cdef void reader(Reader *r, const Frame *f) noexcept nogil:
-    r.at = <const uint8_t *>f.body
-    r.end = r.at + f.size
-    r.bad = False
-
-
 cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
     cdef Reader r
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     out.protocol = take_u16(&r)
     out.cluster = take_u64(&r)
     out.node = take_u64(&r)
@@ -192,7 +178,7 @@ cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
 
 cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept nogil:
     cdef Reader r
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     memset(out, 0, sizeof(Message))
     out.kind = f.kind
     out.flags = f.flags
@@ -215,7 +201,7 @@ cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept no
 cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *prev_crc,
                        const char **records, size_t *size) noexcept nogil:
     cdef Reader r
-    reader(&r, f)
+    read_from(&r, f.body, f.size)
     memset(out, 0, sizeof(Message))
     out.kind = f.kind
     out.flags = 0
@@ -231,5 +217,4 @@ cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *pr
         return -1
     records[0] = <const char *>r.at
     size[0] = r.end - r.at
-    out.size = size[0]
     return -1 if (out.count == 0) != (size[0] == 0) else 0

@@ -129,6 +129,7 @@ cdef class BareRaft:
     def take(self):
         """Ready, as the turn takes it; grants are kept."""
         cdef Message m
+        cdef size_t n
         cdef int i
         grants = self.grants()
         out = []
@@ -137,8 +138,8 @@ cdef class BareRaft:
         self.save |= self.raft.save
         self.raft.save = False
         self.raft.start_round(self.now)
-        for i in range(self.raft.out_count):
-            out.append(named(&self.raft.out[i]))
+        for n in range(self.raft.out_count):
+            out.append(named(&self.raft.out[n]))
         self.raft.taken()
         for i in range(self.raft.config.count):
             while self.raft.next_append(i, &m):
