@@ -1,6 +1,6 @@
 """A guard for speed: how many instructions the core's operations take, against tests/guard.json.
 
-    python -m tests.guard               compares; fails when one takes 3 % more, or less, than before
+    python -m tests.guard               compares; fails when one takes 3 % more or less
     python -m tests.guard --update      writes the file; its commit says why the figures changed
 
 It decides what is counted and how it is judged. Callgrind counts, so the figures do not depend on
@@ -212,8 +212,8 @@ def main() -> int:
     for line in wrong:
         print(f"guard: {line}", file=sys.stderr)
     if wrong:
-        print(f"guard: worse than {TOLERANCE:.0%}: make it faster, or `make guard UPDATE=1` and give "
-              "the reason in the commit", file=sys.stderr)
+        print(f"guard: worse than {TOLERANCE:.0%}: make it faster, or `make guard UPDATE=1` and "
+              "give the reason in the commit", file=sys.stderr)
     return 1 if wrong else 0
 
 

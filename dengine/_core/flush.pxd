@@ -92,7 +92,7 @@ cdef class Worker:
     cdef bint idle(self) noexcept                       # nothing submitted is unfinished
     cdef void hurry(self) noexcept
     cdef Job *take(self) noexcept                       # the oldest finished job, or NULL
-    cdef void give_back(self) noexcept                  # after take: its slot is free, and what it owned
+    cdef void give_back(self) noexcept                  # after take: frees its slot, what it owned
     # Until job `number` has finished, or for_us went by: 0 or non-zero. Call it without the GIL
     # where you can.
     cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil

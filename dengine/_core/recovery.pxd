@@ -8,9 +8,9 @@ from dengine._core.types cimport Position
 
 cdef class Found:
     cdef Terms terms
-    cdef uint64_t commit                    # known committed, from the newest mark
-    cdef uint64_t config                    # index of the configuration; 0: none
-    cdef list notes                         # what was cut and why, one sentence each
+    cdef readonly uint64_t commit           # known committed, from the newest mark
+    cdef readonly uint64_t config           # index of the configuration; 0: none
+    cdef readonly list notes                # what was cut and why, one sentence each
     cdef Position mark                      # newest valid one; epoch 0: none
     cdef uint64_t sequence                  # of that mark
 

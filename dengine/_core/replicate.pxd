@@ -50,7 +50,7 @@ cdef class Replication:
     cdef readonly uint64_t commit
     cdef uint64_t durable                   # own log, as far as it counts
     # another crc at an equal (index, term): acknowledges nothing, does not lead
-    cdef bint diverged
+    cdef readonly bint diverged
     cdef Terms terms                        # of the whole log
     # the newest in the log, or the one that forms the cluster
     cdef Config config
@@ -58,8 +58,8 @@ cdef class Replication:
     # leading
     cdef uint64_t noop                      # index of this term's no-op
     cdef uint64_t lease_until_us            # LeaseRead is answered before this time
-    cdef uint64_t round                     # newest round sent
-    cdef uint64_t confirmed                 # newest round that a quorum echoed
+    cdef readonly uint64_t round            # newest round sent
+    cdef readonly uint64_t confirmed        # newest round that a quorum echoed
     cdef uint64_t confirmed_us              # when that one was sent
     cdef uint64_t heartbeat_due_us
     cdef bint round_due                     # the next Ready starts a round

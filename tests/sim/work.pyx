@@ -3,13 +3,13 @@
 Each class or function does exactly n of one thing, from fixed bytes and seeds, on files that are no
 files: a write is taken at once, so that no kernel is measured. It decides nothing about figures.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from dengine._core.apply cimport Machine
-from dengine._core.codec cimport (ENTRY_COMMAND, PUT, Record, encode_put, padded, record_check,
+from dengine._core.codec cimport (ENTRY_COMMAND, Record, encode_put, padded, record_check,
                                   record_encode)
 from dengine._core.consensus cimport Message, Options, Run
 from dengine._core.crc cimport crc32c
@@ -47,11 +47,11 @@ def mark():
 
 
 def crc(bytes data not None, uint64_t n):
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef const char *at = data
     cdef size_t size = len(data)
     cdef uint32_t x = 0
-    for i in range(n):
+    for _i in range(n):
         x = crc32c(at, size, x)
     return x
 
@@ -66,31 +66,31 @@ def encode_records(bytes payload not None, uint64_t n):
 
 
 def check_records(bytes payload not None, uint64_t n):
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef char record[4096]
     cdef size_t size = padded(RECORD_HEADER + len(payload))
     cdef int faults = 0
     record_encode(record, 1, 1, ENTRY_COMMAND, payload, len(payload), 7)
-    for i in range(n):
+    for _i in range(n):
         faults |= record_check(record, size, 1, 1, 7)
     assert not faults
 
 
 def check_frames(bytes body not None, uint64_t n):
-    cdef uint64_t i
+    cdef uint64_t _i
     cdef bytes data = build_frame(4, 0, 1, body)
     cdef const char *at = data
     cdef size_t size = len(data), used
     cdef int faults = 0
     cdef Frame f
-    for i in range(n):
+    for _i in range(n):
         faults |= frame_check(at, size, &f, &used)
     assert not faults
 
 
 def encode_puts(bytes key not None, bytes value not None, uint64_t n):
-    cdef uint64_t i
-    for i in range(n):
+    cdef uint64_t _i
+    for _i in range(n):
         encode_put(key, value)
 
 
@@ -136,10 +136,10 @@ cdef class Shop:
             self.kv.delete(key, KEY)
 
     def scan(self, uint64_t n):
-        cdef uint64_t i
+        cdef uint64_t _i
         cdef Cursor at
         cdef const Item *item = NULL
-        for i in range(n):
+        for _i in range(n):
             item = tree_seek(self.pin.root, &at, NULL, 0) if item == NULL else tree_next(&at)
 
 
@@ -164,9 +164,9 @@ cdef class Applying:
         record_encode(self.record, 1, 1, ENTRY_COMMAND, command, len(command), 0)
 
     def puts(self, uint64_t n):
-        cdef uint64_t i
+        cdef uint64_t _i
         cdef Record *r = <Record *>self.record
-        for i in range(n):
+        for _i in range(n):
             r.index = self.machine.applied + 1
             self.machine.apply(self.record, self.results)
 
@@ -260,7 +260,7 @@ cdef class Rounds:
         c.count = NODES
         c.voters = (1 << NODES) - 1
         self.now = 10_000_000
-        self.rafts = [Raft() for i in range(NODES)]
+        self.rafts = [Raft() for _i in range(NODES)]
         for i in range(NODES):
             c.id[i] = i + 1
         for i in range(NODES):
@@ -316,8 +316,7 @@ cdef class Rounds:
                 entries.term, entries.count = raft.term, m.count
                 m.runs = &entries
                 m.run_count = m.count > 0
-                m.size = m.count * 100
-                raft.sent(slot, m.count, m.size)
+                raft.sent(slot, m.count, m.count * 100)
                 said = True
                 self.hear(i, &m)
                 if m.count == 0:
@@ -334,9 +333,9 @@ cdef class Rounds:
 
     def rounds(self, uint64_t n):
         """n times: the leader proposes, all acknowledge, all learn that it is committed."""
-        cdef uint64_t i
+        cdef uint64_t _i
         cdef Raft leader = <Raft>self.rafts[0]
-        for i in range(n):
+        for _i in range(n):
             self.now += 1000
             leader.propose(ROUND)
             leader.persisted(0, leader.term, leader.last, self.now)
