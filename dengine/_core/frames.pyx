@@ -143,7 +143,8 @@ cdef object receive(Turn turn, int slot, const Frame *f):
                 fault = "a consensus message with fields that do not fit its kind"
             elif f.term > TERM_MAX:
                 fault = f"term {f.term}, which no cluster reaches"
-            elif f.kind >= FRAME_HEARD and f.term == turn.raft.term and m.index > turn.raft.last:
+            elif (f.kind >= FRAME_HEARD and f.term == turn.raft.term and m.index > turn.raft.last
+                  and turn.raft.role == LEADER):        # a leader of before may have lost its tail
                 fault = f"an answer about entry {m.index}, which was never sent to it"
             elif counts(turn, slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
                 turn.raft.step(&m, now)

@@ -18,8 +18,8 @@ HUGE = 2**64 - 1
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    c = Cluster(5, tmp_path, nodes=3)
+def cluster():
+    c = Cluster(5, nodes=3)
     c.start()
     assert c.run_until(c.settled, 5_000_000)
     for i in range(3):
@@ -99,6 +99,15 @@ def test_answers_about_entries_that_were_never_sent(cluster, kind, flags):
     for index in (last + 1, HUGE):
         body = struct.pack("<QQQ", 1, index, 1) if kind == HEARD else struct.pack("<Q", index)
         refused(cluster, *pair(cluster, "leader"), kind, body, flags=flags)
+
+
+def test_answers_to_a_leader_that_lost_its_tail(cluster):
+    """It restarts behind a follower in the same term: no reason to end the connection."""
+    node, peer = pair(cluster, "follower")
+    state = cluster.states()[node]
+    frame = build_frame(DURABLE, 0, state["term"], struct.pack("<Q", state["last"] + 2))
+    assert cluster.receive(node, peer, frame) is None
+    assert cluster.states()[node] == state | {"counters": cluster.states()[node]["counters"]}
 
 
 def test_appends_that_do_not_continue_the_chain(cluster):
