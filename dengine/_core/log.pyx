@@ -196,7 +196,7 @@ cdef class Log(Segments):
         if self.strategy == DISK_FIRST or size > WRITE_INLINE:
             return self.submit(flusher, commit, now_us)
         t = self.oldest
-        while t != NULL:
+        while t != NULL and flusher.has_room(2):            # the segment before, ask_sync's own
             if t.size > t.written:
                 self.sync_before_roll(flusher, t, commit, now_us)
                 self.write_inline(t, commit)

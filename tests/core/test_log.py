@@ -298,3 +298,19 @@ def test_closing_closes_every_file() -> None:
     log.settle()
     log.close()
     assert disk.open_files == 0
+
+
+def test_one_batch_of_many_segments_meets_a_disk_that_stands_still() -> None:
+    """Each roll asks for a sync of the segment before: the ring of jobs must not run over."""
+    _, log = opened(MEM_FIRST, segment=8 * KB, capacity=1 * MB, threshold=1)
+    add(log, 100, kind=NOOP)
+    write_all(log)
+    add(log, *[2500] * 80)                      # 80 segments, below what is written in one go
+    for _ in range(5):
+        log.write()                             # the flusher does nothing
+    add(log, *[2500] * 80)
+    write_all(log)
+    assert log.written == log.last == 161
+    log.hurry()
+    write_all(log)
+    assert log.synced == 161
