@@ -21,7 +21,7 @@ BUILT_TESTS := $(BUILT)-tests
 export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
-.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test chaos \
+.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim chaos \
         histories lint bench wheel docs clean
 
 help: ## this list
@@ -48,6 +48,11 @@ test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=d
 chaos: $(BUILT_TESTS) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=
 	$(RUN) -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/chaos.json)
+
+sim: $(BUILT_TESTS) $(INSTALLED) ## simulated clusters: SEEDS= FROM= WORKERS= MINUTES= SEED= TRACE=1
+	$(RUN) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \
+		$(if $(WORKERS),--workers $(WORKERS)) $(if $(MINUTES),--minutes $(MINUTES)) \
+		$(if $(TRACE),--trace) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/sim.json)
 
 N ?= 10
 OPERATIONS ?= 1000000

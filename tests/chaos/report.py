@@ -6,15 +6,12 @@ passed nor failed.
 """
 
 import json
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.run import Verdict
-from tests.cluster import ROOT
-
-KEPT_S = 10.0
+from tests.commits import commit
 
 
 def line(verdict: Verdict) -> str:
@@ -26,13 +23,6 @@ def line(verdict: Verdict) -> str:
             f"{sum(verdict.faults.values()):2d} faults, {verdict.overlapping} at once  "
             f"away {verdict.unavailable_ms / 1000:4.1f} s, back in {verdict.serve_ms / 1000:4.1f} s"
             f"  {verdict.leader_changes:2d} leaders  {verdict.seconds:4.0f} s")
-
-
-def commit(*path: str) -> str:
-    """The last commit that touched these paths, abbreviated; "" outside a repository."""
-    done = subprocess.run(["git", "log", "-1", "--format=%h", "--", *path], cwd=ROOT, text=True,
-                          capture_output=True, timeout=KEPT_S)
-    return done.stdout.strip()
 
 
 def total(verdicts: list[Verdict]) -> dict[str, Any]:

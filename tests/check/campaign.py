@@ -14,7 +14,6 @@ import json
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,6 +30,8 @@ from tests.check.history import Operation, read_with_offsets
 from tests.check.search import by_key, search
 from tests.check.witness import check_file
 from tests.cluster import ROOT, Cluster
+from tests.commits import commit
+from tests.commits import core as core_commit
 
 NODES = 3
 CLIENTS, KEYS = 20, 8
@@ -38,7 +39,6 @@ SEARCHED = 5000                         # keys of a history; each has at most 1,
 CALM_S, DOWN_S = (1.0, 5.0), (0.1, 1.5)
 VICTIMS, WEIGHTS = ("any", "leader", "two", "all"), (45, 35, 10, 10)
 ENOUGH = 0.9                            # of the operations that were asked for
-GIT_S = 10.0
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 EVIDENCE = ROOT / "tests" / "evidence" / "histories.json"
 KEPT = ROOT / "logs" / "histories"
@@ -170,13 +170,6 @@ def sampled(path: Path, seed: int) -> dict[str, list[Operation]]:
 
 
 # ---------------------------------------------------------------- evidence
-def commit(*paths: str) -> str:
-    """The last commit that touched these, abbreviated; "" outside of a repository."""
-    done = subprocess.run(["git", "log", "-1", "--format=%h", "--", *paths], cwd=ROOT, text=True,
-                          capture_output=True, timeout=GIT_S, check=False)
-    return done.stdout.strip()
-
-
 def summed(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Void runs are counted, their operations are not."""
     counted = [r for r in runs if not r["void"]]
@@ -198,7 +191,7 @@ class Evidence:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.data = json.loads(file.read_text()) if file.exists() else {"campaigns": []}
-        core = commit("dengine/_core")
+        core = core_commit()
         found = [c for c in self.data["campaigns"] if c["core"] == core]
         self.campaign = found[0] if found else {"core": core, "runs": []}
         if not found:

@@ -1,25 +1,51 @@
-# What must hold after every step of every node: kept here, beside the nodes, from what they show.
+# What must hold after every step of every node: kept here, beside the nodes, from what they show
+# and from the bytes on their disks. A node's word for what it wrote or synced is not taken.
 from libc.stdint cimport uint32_t, uint64_t
 
+from dengine._core.meta cimport MetaSlot
 from dengine._core.turn cimport Turn
-from dengine._core.types cimport MAX_MEMBERS, Job, iovec
+from dengine._core.types cimport MAX_MEMBERS
+from tests.sim.platter cimport State
+
+ctypedef struct Words:          # an array that grows
+    uint64_t *at
+    size_t count
+    size_t room
+
+ctypedef struct Pair:           # of a hash map; key 0: free
+    uint64_t key
+    uint64_t value
+
+
+cdef class Map:
+    cdef Pair *pairs
+    cdef size_t mask, count
+    # what it holds for the key; `value`, from now on, where it held nothing
+    cdef uint64_t first(self, uint64_t key, uint64_t value) except? 0
+    cdef uint64_t get(self, uint64_t key) noexcept
+    cdef int put(self, uint64_t key, uint64_t value) except -1
+    cdef Pair *place(self, uint64_t key) noexcept
+    cdef int widen(self) except -1
 
 
 cdef class Checks:
     cdef readonly int nodes
     cdef bint mem_first
-    cdef readonly list committed            # by index - 1: the entry's key, (term << 32 | crc)
-    cdef list committed_in                  # likewise: the term of the leader that committed it
-    cdef readonly dict leaders              # term -> node
-    cdef dict chain                         # (index, term) -> crc
-    cdef dict digests                       # applied index -> digest of the store
-    cdef dict votes                         # (term, node) -> vote in durable bytes
-    cdef dict noops                         # term -> index of its no-op
-    cdef list logs                          # by node: keys of the entries it has
-    cdef uint64_t held[MAX_MEMBERS]         # in files, as the strategy asks
-    cdef uint64_t synced[MAX_MEMBERS]
-    cdef uint64_t term[MAX_MEMBERS]         # durable
-    cdef uint64_t vote[MAX_MEMBERS]         # durable
+    cdef State *disks[MAX_MEMBERS]
+    cdef list meta_paths
+    cdef list turns                         # None: dead
+    cdef Words logs[MAX_MEMBERS]            # by node: its entries, each as term << 32 | crc
+    cdef Words committed                    # by index - 1, likewise
+    cdef Words committed_in                 # likewise: the term of the leader that committed it
+    cdef Words digests                      # by applied index: of the store; 0: none applied it yet
+    cdef Map chain                          # index << 24 | term -> term << 32 | crc
+    cdef Map leaders                        # term -> node + 1
+    cdef Map votes                          # term << 4 | node -> vote in durable bytes
+    cdef Map noops                          # term -> index of its no-op
+    cdef uint64_t cached[MAX_MEMBERS]       # entries up to here were seen in the page cache
+    cdef uint64_t synced[MAX_MEMBERS]       # likewise, on the platter
+    cdef uint64_t term[MAX_MEMBERS]         # on the platter
+    cdef uint64_t vote[MAX_MEMBERS]
     cdef uint64_t commit[MAX_MEMBERS]       # in this life
     cdef uint64_t applied[MAX_MEMBERS]      # in this life
     cdef uint64_t led[MAX_MEMBERS]          # the term that it leads; 0: none
@@ -27,13 +53,17 @@ cdef class Checks:
     cdef readonly uint64_t cuts
 
     cdef int booted(self, int node, Turn turn) except -1
+    cdef int dies(self, int node, Turn turn, bint power) except -1  # its files are still open
     cdef int forget(self, int node) except -1
-    cdef int after(self, int node, Turn turn) except -1         # each step
-    cdef int saved(self, int node, const Job *job) except -1    # one slot of the hard state
-    cdef int sends(self, int node, Turn turn, int to, bytes data) except -1
+    cdef int after(self, int node, Turn turn) except -1             # each step
+    cdef int meta_synced(self, int node) except -1          # a slot may have reached the platter
+    cdef int sends(self, int node, Turn turn, int to, const char *data, size_t n) except -1
 
     cdef int see_log(self, int node, Turn turn) except -1
     cdef int see_leader(self, int node, Turn turn) except -1
+    cdef int complete(self, int node) except -1
     cdef int see_commit(self, int node, Turn turn) except -1
+    cdef bint lies(self, int node, Turn turn, uint64_t index, bint platter) noexcept
+    cdef int see_disk(self, int node, Turn turn) noexcept
     cdef int sends_one(self, int node, Turn turn, int to, const char *at, size_t n,
                        size_t *used) except -1

@@ -1,61 +1,135 @@
-"""The invariants of Raft and of the durability table, checked online from what the nodes show.
+"""The invariants of Raft and of the durability table, checked online. See checks.pxd.
 
 It decides what is a violation. It reads the nodes and changes nothing; node i has the id i + 1.
 """
-from bisect import bisect_left
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memset
 
-from libc.string cimport memset
-
-from dengine._core.meta cimport MetaSlot
+from dengine._core.codec cimport Record
 from dengine._core.consensus cimport GRANTED, LEADER, PRE, Message
-from dengine._core.types cimport MEM_FIRST
+from dengine._core.crc cimport crc32c
+from dengine._core.memory cimport grown
+from dengine._core.segments cimport Segment, offset_of
+from dengine._core.types cimport MEM_FIRST, PAGE
 from dengine._core.wire cimport (FRAME_DURABLE, FRAME_OK, FRAME_VOTE,
                                  FRAME_VOTED, Frame, frame_check, message_decode)
+from tests.sim.platter cimport File, file_at, file_named
+
+cdef enum:
+    META_CRC_FROM = 16
 
 
 class Violation(AssertionError):
     """A rule that protects data does not hold."""
 
 
+# ------------------------------------------------------------------------------------ collections
+cdef int push(Words *w, uint64_t word) except -1:
+    w.at = <uint64_t *>grown(w.at, w.count + 1, &w.room, sizeof(uint64_t), 256)
+    w.at[w.count] = word
+    w.count += 1
+    return 0
+
+
+cdef class Map:
+    def __cinit__(self):
+        self.mask = 255
+        self.pairs = <Pair *>calloc(256, sizeof(Pair))
+
+    def __dealloc__(self):
+        free(self.pairs)
+
+    cdef Pair *place(self, uint64_t key) noexcept:
+        cdef size_t i = (key * 0x9E3779B97F4A7C15ULL) >> 20 & self.mask
+        while self.pairs[i].key and self.pairs[i].key != key:
+            i = (i + 1) & self.mask
+        return &self.pairs[i]
+
+    cdef int widen(self) except -1:
+        cdef Pair *old = self.pairs
+        cdef size_t i, n = self.mask + 1
+        if self.count * 2 < n:
+            return 0
+        self.pairs = <Pair *>calloc(2 * n, sizeof(Pair))
+        self.mask = 2 * n - 1
+        for i in range(n):
+            if old[i].key:
+                self.place(old[i].key)[0] = old[i]
+        free(old)
+        return 0
+
+    cdef uint64_t get(self, uint64_t key) noexcept:
+        return self.place(key).value
+
+    cdef int put(self, uint64_t key, uint64_t value) except -1:
+        cdef Pair *p
+        self.widen()
+        p = self.place(key)
+        self.count += p.key == 0
+        p.key = key
+        p.value = value
+        return 0
+
+    cdef uint64_t first(self, uint64_t key, uint64_t value) except? 0:
+        cdef Pair *p = self.place(key)
+        if p.key == 0:
+            self.put(key, value)
+            return value
+        return p.value
+
+
+# ----------------------------------------------------------------------------------------- checks
 cdef class Checks:
     def __cinit__(self, int nodes, int strategy):
-        cdef int i
         self.nodes = nodes
         self.mem_first = strategy == MEM_FIRST
-        self.committed = []
-        self.committed_in = []
-        self.leaders = {}
-        self.chain = {}
-        self.digests = {}
-        self.votes = {}
-        self.noops = {}
-        self.logs = [[] for _ in range(nodes)]
-        for i in range(nodes):
-            self.held[i] = self.synced[i] = self.term[i] = self.vote[i] = 0
-            self.commit[i] = self.applied[i] = self.led[i] = 0
+        self.turns = [None] * nodes
+        self.chain, self.leaders, self.votes, self.noops = Map(), Map(), Map(), Map()
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(MAX_MEMBERS):
+            free(self.logs[i].at)
+        free(self.committed.at)
+        free(self.committed_in.at)
+        free(self.digests.at)
 
     cdef int booted(self, int node, Turn turn) except -1:
-        """A restart forgets nothing that its files held, and no term or vote that was saved."""
-        cdef list log = <list>self.logs[node]
-        cdef uint64_t held = self.held[node]
+        """A restart forgets nothing that its disk held, and no term or vote that was saved."""
+        cdef Words *log = &self.logs[node]
+        cdef uint64_t held = self.cached[node]
+        self.meta_synced(node)
         if turn.meta.state.term != self.term[node] or turn.meta.state.vote != self.vote[node]:
             raise Violation(f"node {node + 1} had saved term {self.term[node]} and vote "
                             f"{self.vote[node]}, and starts with {turn.meta.state.term} and "
                             f"{turn.meta.state.vote}")
-        if turn.log.last < held or (held and log[held - 1] != key(turn, held)):
+        if turn.log.last < held or (held and log.at[held - 1] != key(turn, held)):
             raise Violation(f"node {node + 1} held entries up to {held}, and starts with "
                             f"{turn.log.last}")
-        del log[held:]
+        log.count = held
+        self.synced[node] = min(self.synced[node], held)
         self.commit[node] = self.applied[node] = self.led[node] = 0
+        self.turns[node] = turn
         return self.after(node, turn)
+
+    cdef int dies(self, int node, Turn turn, bint power) except -1:
+        """What its disk holds now must be there when it starts again: after a kill all that is in
+        the page cache, after a loss of power what is on the platter."""
+        self.see_disk(node, turn)
+        if power:
+            self.cached[node] = self.synced[node]
+        self.led[node] = 0
+        self.turns[node] = None
+        return 0
 
     cdef int forget(self, int node) except -1:
         """Its directory is gone: nothing that it held counts."""
-        (<list>self.logs[node]).clear()
-        self.held[node] = self.synced[node] = self.term[node] = self.vote[node] = 0
+        self.logs[node].count = 0
+        self.cached[node] = self.synced[node] = self.term[node] = self.vote[node] = 0
         return 0
 
     cdef int after(self, int node, Turn turn) except -1:
+        cdef uint64_t digest, i
         if turn.raft.last != turn.log.last and turn.failed is None:
             raise Violation(f"node {node + 1}: raft ends at {turn.raft.last}, the log at "
                             f"{turn.log.last}")
@@ -66,62 +140,99 @@ cdef class Checks:
             self.led[node] = 0
         if turn.raft.commit != self.commit[node]:
             self.see_commit(node, turn)
-        if turn.machine.applied < self.applied[node]:
-            raise Violation(f"node {node + 1}: applied falls from {self.applied[node]} to "
-                            f"{turn.machine.applied}")
-        if turn.machine.applied > self.applied[node]:
-            self.applied[node] = turn.machine.applied
-            digest = turn.kv.digest()
-            if self.digests.setdefault(turn.machine.applied, digest) != digest:
-                raise Violation(f"node {node + 1} has another state at {turn.machine.applied} "
-                                "than the node that applied it first")
+        i = turn.machine.applied
+        if i == self.applied[node]:
+            return 0
+        if i < self.applied[node]:
+            raise Violation(f"node {node + 1}: applied falls from {self.applied[node]} to {i}")
+        self.applied[node] = i
+        digest = turn.kv.digest() | 1
+        while self.digests.count <= i:
+            push(&self.digests, 0)
+        if self.digests.at[i] == 0:
+            self.digests.at[i] = digest
+        if self.digests.at[i] != digest:
+            raise Violation(f"node {node + 1} has another state at {i} than the node that applied "
+                            "it first")
         return 0
 
     cdef int see_log(self, int node, Turn turn) except -1:
         """Log matching: equal (index, term) is an equal crc, and so an equal chain before it."""
-        cdef list log = <list>self.logs[node]
-        cdef uint64_t last = turn.log.last, i = min(<uint64_t>len(log), last)
-        while i and log[i - 1] != key(turn, i):
+        cdef Words *log = &self.logs[node]
+        cdef uint64_t last = turn.log.last, i = min(<uint64_t>log.count, last), term, entry
+        while i and log.at[i - 1] != key(turn, i):
             i -= 1
-        if i < <uint64_t>len(log):
+        if i < log.count:
             self.cuts += 1
             if i < self.commit[node]:
                 raise Violation(f"node {node + 1} cut to {i} below its commit {self.commit[node]}")
-            del log[i:]
+            log.count = i
+            self.cached[node] = min(self.cached[node], i)
+            self.synced[node] = min(self.synced[node], i)
         while i < last:
             i += 1
             entry = key(turn, i)
-            log.append(entry)
-            if self.chain.setdefault((i, turn.raft.terms.at(i)), entry) != entry:
-                raise Violation(f"node {node + 1}: entry {i} of term {turn.raft.terms.at(i)} is "
-                                "not the one that another node has")
-        self.synced[node] = min(turn.log.synced, last)
-        self.held[node] = min(turn.log.written, last) if self.mem_first else self.synced[node]
+            push(log, entry)
+            term = entry >> 32
+            if self.chain.first(i << 24 | term, entry) != entry:
+                raise Violation(f"node {node + 1}: entry {i} of term {term} is not the one that "
+                                "another node has")
+        return 0
+
+    cdef bint lies(self, int node, Turn turn, uint64_t index, bint platter) noexcept:
+        """Are the bytes of this entry in the page cache, and on the platter?"""
+        cdef const Segment *s = turn.log.holder(index)
+        cdef File *f = NULL if s == NULL else file_at(self.disks[node], s.fd)
+        cdef const Record *r
+        cdef uint64_t at
+        if f == NULL:
+            return False
+        at = offset_of(s, index)
+        r = <const Record *>(f.cache + at)
+        if r.index != index or r.crc != <uint32_t>self.logs[node].at[index - 1] or (
+                r.crc != crc32c(f.cache + at + 8, r.length - 8, turn.log.crc_at(index - 1))):
+            return False
+        return not platter or (at + r.length <= f.synced_size
+                               and memcmp(f.cache, f.platter, PAGE) == 0        # its header
+                               and memcmp(f.cache + at, f.platter + at, r.length) == 0)
+
+    cdef int see_disk(self, int node, Turn turn) noexcept:
+        """How far its entries are in the page cache and on the platter: the bytes are compared."""
+        cdef uint64_t last = self.logs[node].count
+        while self.synced[node] < last and self.lies(node, turn, self.synced[node] + 1, True):
+            self.synced[node] += 1
+        if self.cached[node] < self.synced[node]:
+            self.cached[node] = self.synced[node]
+        while self.cached[node] < last and self.lies(node, turn, self.cached[node] + 1, False):
+            self.cached[node] += 1
         return 0
 
     cdef int see_leader(self, int node, Turn turn) except -1:
         cdef uint64_t term = turn.raft.term
         cdef int i, votes = 0
         if turn.raft.noop:
-            self.noops[term] = turn.raft.noop
+            self.noops.put(term, turn.raft.noop)
         if self.led[node] == term:
             return 0
         self.led[node] = term
         self.elections += 1
-        if self.leaders.setdefault(term, node) != node:
-            raise Violation(f"nodes {node + 1} and {self.leaders[term] + 1} both lead term {term}")
+        i = <int>self.leaders.first(term, node + 1)
+        if i != node + 1:
+            raise Violation(f"nodes {node + 1} and {i} both lead term {term}")
         for i in range(self.nodes):
-            votes += self.votes.get((term, i), 0) == node + 1
-        if 2 * votes <= self.nodes or (turn.raft.commit == 0 and not self.committed
+            votes += self.votes.get(term << 4 | i) == <uint64_t>node + 1
+        if 2 * votes <= self.nodes or (turn.raft.commit == 0 and self.committed.count == 0
                                        and not turn.raft.formed and votes < self.nodes):
             raise Violation(f"node {node + 1} leads term {term} by {votes} durable votes")
         return self.complete(node)
 
-    def complete(self, int node):
+    cdef int complete(self, int node) except -1:
         """Leader completeness: it has all that leaders of earlier terms committed."""
-        cdef list log = <list>self.logs[node]
-        cdef Py_ssize_t n = bisect_left(self.committed_in, self.led[node])
-        if n and (len(log) < n or log[n - 1] != self.committed[n - 1]):
+        cdef Words *log = &self.logs[node]
+        cdef size_t n = self.committed.count
+        while n and self.committed_in.at[n - 1] >= self.led[node]:
+            n -= 1
+        if n and (log.count < n or log.at[n - 1] != self.committed.at[n - 1]):
             raise Violation(f"node {node + 1} leads term {self.led[node]} without the committed "
                             f"entry {n}")
         return 0
@@ -129,51 +240,69 @@ cdef class Checks:
     cdef int see_commit(self, int node, Turn turn) except -1:
         cdef uint64_t i, commit = turn.raft.commit
         cdef int j, holders, syncers
-        cdef list log = <list>self.logs[node]
+        cdef Words *log = &self.logs[node]
         if commit < self.commit[node]:
             raise Violation(f"node {node + 1}: commit falls from {self.commit[node]} to {commit}")
+        if commit > log.count:
+            raise Violation(f"node {node + 1} commits {commit} and holds {log.count}")
         for i in range(self.commit[node], commit):
-            if i < <uint64_t>len(self.committed):
-                if self.committed[i] != log[i]:
+            if i < self.committed.count:
+                if self.committed.at[i] != log.at[i]:
                     raise Violation(f"node {node + 1} commits another entry {i + 1}")
                 continue
             holders = syncers = 0
             for j in range(self.nodes):
-                if self.held[j] > i and self.logs[j][i] == log[i]:
-                    holders += 1
-                    syncers += self.synced[j] > i
+                if self.logs[j].count <= i or self.logs[j].at[i] != log.at[i]:
+                    continue
+                if self.turns[j] is not None:
+                    self.see_disk(j, <Turn>self.turns[j])
+                syncers += self.synced[j] > i
+                holders += (self.cached[j] if self.mem_first else self.synced[j]) > i
             if 2 * holders <= self.nodes:
                 raise Violation(f"node {node + 1} commits entry {i + 1}, which {holders} hold")
-            if self.noops.get(log[i] >> 32) == i + 1 and 2 * syncers <= self.nodes:
+            if self.noops.get(log.at[i] >> 32) == i + 1 and 2 * syncers <= self.nodes:
                 raise Violation(f"node {node + 1} commits the no-op {i + 1}, synced "
                                 f"by {syncers}")
-            self.committed.append(log[i])
-            self.committed_in.append(turn.raft.term)
+            push(&self.committed, log.at[i])
+            push(&self.committed_in, turn.raft.term)
             for j in range(self.nodes):         # an older leader may commit late
                 if self.led[j] > turn.raft.term:
                     self.complete(j)
         self.commit[node] = commit
         return 0
 
-    cdef int saved(self, int node, const Job *job) except -1:
-        cdef const MetaSlot *slot = <const MetaSlot *>job.iov[0].iov_base
-        if slot.term < self.term[node] or (slot.term == self.term[node] and self.vote[node]
-                                           and slot.vote != self.vote[node]):
-            raise Violation(f"node {node + 1} saves term {slot.term} and vote {slot.vote} over "
+    cdef int meta_synced(self, int node) except -1:
+        """The newest good slot on the platter is what the node can never take back."""
+        cdef File *f = file_named(self.disks[node], self.meta_paths[node])
+        cdef const MetaSlot *slot
+        cdef const MetaSlot *best = NULL
+        cdef int i
+        if f == NULL:
+            return 0
+        for i in range(2):
+            slot = <const MetaSlot *>(f.platter + i * PAGE)
+            if slot.crc == crc32c(<const char *>slot + META_CRC_FROM,
+                                  sizeof(MetaSlot) - META_CRC_FROM, 0) and slot.format and (
+                    best == NULL or slot.sequence > best.sequence):
+                best = slot
+        if best == NULL:
+            raise Violation(f"node {node + 1} has no good copy of its hard state on the platter")
+        if best.term < self.term[node] or (best.term == self.term[node] and self.vote[node]
+                                           and best.vote != self.vote[node]):
+            raise Violation(f"node {node + 1} saves term {best.term} and vote {best.vote} over "
                             f"term {self.term[node]} and vote {self.vote[node]}")
-        self.term[node] = slot.term
-        self.vote[node] = slot.vote
-        if slot.vote:
-            self.votes[slot.term, node] = slot.vote
+        self.term[node] = best.term
+        self.vote[node] = best.vote
+        if best.vote:
+            self.votes.put(best.term << 4 | node, best.vote)
         return 0
 
-    cdef int sends(self, int node, Turn turn, int to, bytes data) except -1:
+    cdef int sends(self, int node, Turn turn, int to, const char *data, size_t n) except -1:
         """What is said relies on durable bytes only."""
-        cdef const char *at = data
-        cdef size_t n = len(data), used = 0
+        cdef size_t used = 0
         while n:
-            self.sends_one(node, turn, to, at, n, &used)
-            at += used
+            self.sends_one(node, turn, to, data, n, &used)
+            data += used
             n -= used
         return 0
 
@@ -181,6 +310,8 @@ cdef class Checks:
                        size_t *used) except -1:
         cdef Frame f
         cdef Message m
+        cdef uint64_t held, noop
+        cdef bint voted
         if frame_check(at, n, &f, used) != FRAME_OK:
             raise Violation(f"node {node + 1} sends what is no frame")
         if f.kind < FRAME_VOTE or f.kind > FRAME_DURABLE or (
@@ -190,22 +321,23 @@ cdef class Checks:
             raise Violation(f"node {node + 1} speaks in term {f.term}, saved {self.term[node]}")
         voted = f.kind == FRAME_VOTED and f.flags & GRANTED
         if voted and self.term[node] > f.term:  # it can vote in that term no more: as good as saved
-            self.votes.setdefault((f.term, node), to + 1)
-        if voted and self.votes.get((f.term, node)) != to + 1:
+            self.votes.first(f.term << 4 | node, to + 1)
+        if voted and self.votes.get(f.term << 4 | node) != <uint64_t>to + 1:
             raise Violation(f"node {node + 1} votes for {to + 1} in term {f.term} before that is "
                             "saved")
         if f.kind == FRAME_DURABLE:
             memset(&m, 0, sizeof(m))
             message_decode(&f, to + 1, &m)
-            held = turn.log.written if self.mem_first else turn.log.synced
+            self.see_disk(node, turn)
+            held = self.cached[node] if self.mem_first else self.synced[node]
             if m.index > held:
                 raise Violation(f"node {node + 1} acknowledges {m.index} and holds {held}")
-            noop = self.noops.get(f.term, 0)
-            if noop and turn.log.synced < noop <= m.index:
+            noop = self.noops.get(f.term)
+            if noop and self.synced[node] < noop <= m.index:
                 raise Violation(f"node {node + 1} acknowledges the no-op {noop}, synced "
-                                f"{turn.log.synced}")
+                                f"{self.synced[node]}")
         return 0
 
 
-cdef inline object key(Turn turn, uint64_t index):
+cdef inline uint64_t key(Turn turn, uint64_t index) except? 0:
     return turn.raft.terms.at(index) << 32 | <uint64_t>turn.log.crc_at(index)

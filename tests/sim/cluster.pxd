@@ -11,6 +11,9 @@ cdef class Client(Waiter):
     cdef readonly int node
     cdef readonly object key_text           # bytes
     cdef readonly object value              # bytes that it writes, or that it read
+    cdef readonly int compare               # codec.Compare of a conditional write
+    cdef readonly uint64_t against          # the revision that it names
+    cdef readonly bint repeated             # not proposed, and asked again elsewhere
     cdef readonly int kind                  # codec.Op
     cdef readonly int rule                  # Policy of a read
     cdef readonly int status                # -1: still open
@@ -19,8 +22,32 @@ cdef class Client(Waiter):
     cdef readonly uint64_t began_us
     cdef readonly uint64_t ended_us
     cdef Cluster cluster
+    cdef Session session                    # whose it is; None: of a test
+
+
+cdef class Session:
+    # A closed loop: one request after another, at one node or the next.
+    cdef Cluster cluster
+    cdef int number
+    cdef int node
+    cdef Client current
+
+    cdef int ask(self) except -1
+    cdef int ask_again(self, Client x) except -1
+    cdef int told(self, Client c) except -1
 
 
 cdef class Cluster(Network):
     cdef readonly list clients              # in the order of their starts
     cdef readonly uint64_t seen             # newest revision that any client saw
+    cdef public uint64_t until_us           # sessions ask nothing after
+    cdef public uint64_t think_us           # mean time between answer and next request
+    cdef public int keys
+    cdef public bint large                  # some values of hundreds of KiB
+    cdef uint64_t writes
+    cdef dict revisions                     # of keys, as somebody saw them last
+    cdef list sessions
+    cdef uint64_t told[8]                   # answers, by Status
+
+    cdef Client new_client(self, int node, bytes key, int op, int policy, uint64_t timeout_us)
+    cdef Client submit(self, Client c)

@@ -1,20 +1,27 @@
 """What clients do with the in-memory cluster, what tests see of it; whether answers are stale."""
-import os
-import shutil
-
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t
 
 from dengine._core cimport frames
-from dengine._core.codec cimport (DELETE, ENTRY_COMMAND, GET, PUT, Record, encode_delete,
-                                  encode_put)
+from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, EXISTS, GET, IS_REVISION,
+                                  PUT, PUT_IF, Record, encode_delete, encode_delete_if,
+                                  encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
-from dengine._core.types cimport EVENTUAL, MISSING, RECORD_HEADER
+from dengine._core.types cimport (CONFLICT, EVENTUAL, NOT_PROPOSED, OK,
+                                  RECORD_HEADER)
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
-from tests.sim.network cimport MemLink, SimNode, virtual_now
+from tests.sim.platter cimport clock_us
+from tests.sim.events cimport EV_CLIENT
+from tests.sim.network cimport MemLink
+from tests.sim.nodes cimport SimNode
 
 from dengine._core import boot
 from tests.sim.checks import Violation
+
+
+STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped", "")
+cdef enum:
+    LARGE = 300 << 10           # bytes of the largest values
 
 
 cdef class Client(Waiter):
@@ -23,29 +30,135 @@ cdef class Client(Waiter):
         self.status = status
         self.revision = revision
         self.ended_us = cluster.now_us
+        cluster.told[status & 7] += 1
         (<SimNode>cluster.nodes[self.node]).open.pop(id(self), None)
-        if status > MISSING:
-            return 0
-        if self.kind == GET:
-            self.value = None if item == NULL else PyBytes_FromStringAndSize(
-                item.data + item.key_size, item.value_size)
-        if revision < self.floor and not (self.kind == GET and self.rule == EVENTUAL):
-            raise Violation(f"{self!r} is stale: {self.floor} had been seen before it began")
-        cluster.seen = max(cluster.seen, revision)
-        return 0
+        if cluster.story is not None:
+            cluster.tell(f"{self!r} is answered {STATUSES[status]}, revision {revision}")
+        if status <= CONFLICT:
+            if self.kind == GET:
+                self.value = None if item == NULL else PyBytes_FromStringAndSize(
+                    item.data + item.key_size, item.value_size)
+                cluster.revisions[self.key_text] = 0 if item == NULL else item.mod_revision
+            elif status == OK:
+                cluster.revisions[self.key_text] = (
+                    revision if self.kind == PUT or self.kind == PUT_IF else 0)
+            if revision < self.floor and status != CONFLICT and not (
+                    self.kind == GET and self.rule == EVENTUAL):
+                raise Violation(
+                    f"{self!r} is stale: {self.floor} had been seen before it began")
+            if status != CONFLICT and revision > cluster.seen:
+                cluster.seen = revision
+        return 0 if self.session is None else self.session.told(self)
 
     def __repr__(self):
         names = {GET: ("linearizable", "lease", "eventual")[self.rule], PUT: "put",
-                 DELETE: "delete"}
-        return (f"<{names[self.kind]} {self.key_text} {self.value} at node {self.node + 1}, "
+                 DELETE: "delete", PUT_IF: "put if", DELETE_IF: "delete if"}
+        return (f"<{names[self.kind]} {self.key_text} {(self.value or b'')[:20]} "
+                f"at node {self.node + 1}, "
                 f"{self.began_us}..{self.ended_us}: status {self.status} revision {self.revision}>")
 
 
+cdef class Session:
+    cdef int ask(self) except -1:
+        """The next request: what it is follows from the seed."""
+        cdef Cluster c = self.cluster
+        cdef SimNode node
+        cdef Client x
+        cdef bytes key
+        cdef uint64_t kind = c.draw(100), timeout = 100_000 + c.draw(100_000)
+        if c.now_us >= c.until_us:
+            return 0
+        if c.draw(10) == 0:
+            self.node = <int>c.draw(len(c.nodes))
+            timeout = 1_000_000 + c.draw(4_000_000)
+        node = <SimNode>c.nodes[self.node]
+        if not node.alive:                      # its connection was refused
+            self.node = <int>c.draw(len(c.nodes))
+            return c.push(c.now_us + c.about(c.think_us) + 1000, EV_CLIENT, -1, 0, self)
+        key = b"k%d" % c.draw(c.keys)
+        if kind < 50:
+            x = c.new_client(self.node, key, GET, <int>c.draw(3), timeout)
+            x.key, x.policy = key, x.rule
+        elif kind < 80:
+            x = c.new_client(self.node, key, PUT, 0, timeout)
+            c.writes += 1
+            x.value = b"w%d" % c.writes
+            if c.large and c.draw(200) == 0:
+                x.value += b"." * c.draw(LARGE)
+            x.command = encode_put(key, x.value)
+        elif kind < 90:
+            x = c.new_client(self.node, key, PUT_IF, 0, timeout)
+            c.writes += 1
+            x.value = b"w%d" % c.writes
+            x.compare = EXISTS if c.draw(4) == 0 else IS_REVISION
+            x.against = c.revisions.get(key, 0) if x.compare == IS_REVISION else 0
+            x.command = encode_put_if(key, x.value, x.compare, x.against)
+        elif kind < 95:
+            x = c.new_client(self.node, key, DELETE, 0, timeout)
+            x.command = encode_delete(key)
+        else:
+            x = c.new_client(self.node, key, DELETE_IF, 0, timeout)
+            x.compare, x.against = IS_REVISION, c.revisions.get(key, 0)
+            x.command = encode_delete_if(key, x.compare, x.against)
+        self.current = x
+        x.session = self
+        c.submit(x)
+        if c.draw(50) == 0 and self.current is x:               # nobody waits for it any more
+            c.count("client gave up")
+            self.current = None
+            return c.push(c.now_us + c.about(c.think_us), EV_CLIENT, -1, 0, self)
+        return 0
+
+    cdef int told(self, Client x) except -1:
+        cdef Cluster c = self.cluster
+        if self.current is not x:
+            return 0
+        self.current = None
+        if x.status != NOT_PROPOSED or c.draw(2) or c.now_us >= c.until_us:
+            return c.push(c.now_us + c.about(c.think_us), EV_CLIENT, -1, 0, self)
+        return c.push(c.now_us + 1 + c.draw(20_000), EV_CLIENT, -1, 0, x)
+
+    cdef int ask_again(self, Client x) except -1:
+        """What was not proposed is safe to repeat, elsewhere."""
+        cdef Cluster c = self.cluster
+        cdef Client y
+        self.node = <int>c.draw(len(c.nodes))
+        if not (<SimNode>c.nodes[self.node]).alive or c.now_us >= c.until_us:
+            return self.ask()
+        c.count("client repeated")
+        y = c.new_client(self.node, x.key_text, x.kind, 0, 200_000)
+        y.value, y.compare, y.against, y.command = x.value, x.compare, x.against, x.command
+        y.session = self
+        x.repeated = True
+        self.current = y
+        c.submit(y)
+        return 0
+
+
 cdef class Cluster(Network):
-    def __init__(self, seed, path, nodes=3, strategy=0, **options):
+    def __init__(self, seed, nodes=3, strategy=0, **options):
         """`options` override fields of storage.Setup."""
-        super().__init__(seed, path, nodes, strategy, **options)
+        super().__init__(seed, nodes, strategy, **options)
         self.clients = []
+        self.sessions = []
+        self.revisions = {}
+        self.keys = 8
+        self.think_us = 5_000
+
+    def load(self, int sessions):
+        """So many clients ask until `until_us`."""
+        cdef Session s
+        cdef int i
+        for i in range(sessions):
+            s = Session()
+            s.cluster, s.number, s.node = self, i, i % len(self.nodes)
+            self.sessions.append(s)
+            self.push(self.now_us + self.draw(200_000), EV_CLIENT, -1, 0, s)
+
+    cdef int client_next(self, object what) except -1:
+        if isinstance(what, Session):
+            return (<Session>what).ask()
+        return (<Client>what).session.ask_again(<Client>what)
 
     def put(self, int node, bytes key not None, bytes value not None,
             uint64_t timeout_us=5_000_000):
@@ -68,7 +181,7 @@ cdef class Cluster(Network):
         c.policy = policy
         return self.submit(c)
 
-    def new_client(self, int i, bytes key, int op, int policy, uint64_t timeout_us):
+    cdef Client new_client(self, int i, bytes key, int op, int policy, uint64_t timeout_us):
         cdef SimNode node = <SimNode>self.nodes[i]
         cdef Client c = Client()
         c.cluster = self
@@ -80,13 +193,15 @@ cdef class Cluster(Network):
         c.status = -1
         c.floor = self.seen
         c.began_us = self.now_us
-        c.deadline_us = virtual_now(&node.clock) + timeout_us
+        c.deadline_us = clock_us(&node.disk.state.clock) + timeout_us
         return c
 
-    def submit(self, Client c not None):
+    cdef Client submit(self, Client c):
         cdef SimNode node = <SimNode>self.nodes[c.node]
         self.clients.append(c)
         node.open[id(c)] = c
+        if self.story is not None:
+            self.tell(f"{c!r} is asked")
         node.turn.submit(c)
         return c
 
@@ -102,12 +217,18 @@ cdef class Cluster(Network):
     def wipe(self, int i):
         """A dead node loses its directory: it would start empty, as another incarnation."""
         cdef SimNode node = <SimNode>self.nodes[i]
-        shutil.rmtree(node.path)
-        os.makedirs(f"{node.path}/log")
+        self.format(node)
         node.setup.incarnation = self.draw(1 << 60) + 1
         self.checks.forget(i)
 
     # -------------------------------------------------------------------------- what tests look at
+    def cover(self):
+        """Likewise, with the answers by status."""
+        table = super().cover()
+        for i in range(7):
+            table["answer: " + STATUSES[i]] = self.told[i]
+        return table
+
     def leader(self):
         """The node that leads the highest term among the living; -1: none."""
         cdef SimNode node
@@ -140,16 +261,16 @@ cdef class Cluster(Network):
         for node in self.nodes:
             if node.turn.machine.applied != top.log.last or not node.turn.session.ready:
                 return False
-        return top.raft.leads(virtual_now(&(<SimNode>self.nodes[leader]).clock))
+        return top.raft.leads(self.clock(leader))
 
     def clock(self, int i):
         """What node i takes for the time."""
-        return virtual_now(&(<SimNode>self.nodes[i]).clock)
+        return clock_us(&(<SimNode>self.nodes[i]).disk.state.clock)
 
     def set_clock(self, int i, uint64_t offset_us, int64_t drift_ppm):
         """Before the node's start."""
-        (<SimNode>self.nodes[i]).clock.offset_us = offset_us
-        (<SimNode>self.nodes[i]).clock.drift_ppm = drift_ppm
+        (<SimNode>self.nodes[i]).disk.state.clock.offset_us = offset_us
+        (<SimNode>self.nodes[i]).disk.state.clock.drift_ppm = drift_ppm
 
     def crc(self, int i, uint64_t index):
         """The crc of an entry of node i."""

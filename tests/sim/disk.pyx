@@ -1,9 +1,16 @@
 """A disk in memory that forgets, fails and lies as a seed says: see disk.pxd."""
-from libc.errno cimport EBADF, EEXIST, EFBIG, EMFILE, ENAMETOOLONG, ENOENT, ENOSPC
+from libc.errno cimport EBADF, EEXIST, EFBIG, EMFILE, ENOENT, ENOSPC
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset, strcmp, strcpy, strlen, strncmp, strrchr
+from libc.string cimport memcpy, memset
 
 from dengine._core.types cimport iovec
+from tests.sim.platter cimport (CALL_CLOSE, CALL_DROP, CALL_MAP, CALL_OPEN, CALL_READ, CALL_RENAME,
+                                CALL_SIZE, CALL_SYNC, CALL_SYNC_DIR, CALL_UNLINK, CALL_UNMAP,
+                                CALL_WRITE, CLEAN, DIRTY, FILES, HANDLES, LIE, SECTOR, Fault,
+                                File, Name, State, arm, change, clock_us, cut_power, dirty, draw,
+                                file_at, file_new, forget_life, land, lies_in, name_made, name_of,
+                                release, strikes, struck, take_off, used_space)
 
 cdef extern from "<fcntl.h>" nogil:
     int O_CREAT, O_EXCL, O_TRUNC
@@ -12,130 +19,7 @@ CALL_NAMES = ("open", "close", "write", "read", "sync", "rename", "unlink", "syn
               "drop", "map", "unmap")
 
 
-cdef uint64_t draw(State *d) noexcept nogil:
-    """The next of a splitmix64 sequence."""
-    d.random += <uint64_t>0x9E3779B97F4A7C15
-    cdef uint64_t x = d.random
-    x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    x = (x ^ (x >> 27)) * <uint64_t>0x94D049BB133111EB
-    return x ^ (x >> 31)
-
-
-cdef const Fault *strikes(State *d, int call) noexcept nogil:
-    """Counts the call; the fault that was armed for it, if any."""
-    cdef int i
-    d.calls[call] += 1
-    for i in range(d.fault_count):
-        if d.faults[i].call == call and d.faults[i].at == d.calls[call]:
-            return &d.faults[i]
-    return NULL
-
-
-cdef int struck(State *d, int call) noexcept nogil:
-    cdef const Fault *fault = strikes(d, call)
-    return 0 if fault == NULL else -fault.error
-
-
-# ------------------------------------------------------------------------------------- names
-cdef Name *name_of(State *d, const char *path) noexcept nogil:
-    cdef int i
-    for i in range(d.name_count):
-        if strcmp(d.names[i].path, path) == 0:
-            return &d.names[i]
-    return NULL
-
-
-cdef Name *name_made(State *d, const char *path) noexcept nogil:
-    """The entry of a path, made where there is none; NULL: no room or too long."""
-    cdef Name *name = name_of(d, path)
-    if name != NULL or d.name_count == FILES or strlen(path) >= PATH:
-        return name
-    name = &d.names[d.name_count]
-    d.name_count += 1
-    strcpy(name.path, path)
-    name.file = -1
-    name.synced_file = -1
-    return name
-
-
-cdef int change(State *d, const char *path, int file) noexcept nogil:
-    """A name comes or goes in the cache; the platter hears of it with the next sync_dir."""
-    cdef Name *name = name_made(d, path)
-    if name == NULL:
-        return -ENAMETOOLONG
-    if d.change_count == CHANGES:
-        return -ENOSPC
-    name.file = file
-    strcpy(d.changes[d.change_count].path, path)
-    d.changes[d.change_count].file = file
-    d.change_count += 1
-    return 0
-
-
-cdef bint lies_in(const char *path, const char *directory) noexcept nogil:
-    cdef size_t n = strlen(directory)
-    return strncmp(path, directory, n) == 0 and strrchr(path, c'/') == path + n
-
-
-cdef void release(State *d) noexcept nogil:
-    """Forgets names without a file, then frees every file that neither tier nor a handle holds."""
-    cdef bint held[FILES]
-    cdef int i, kept = 0
-    memset(held, 0, sizeof(held))
-    for i in range(d.name_count):
-        if d.names[i].file < 0 and d.names[i].synced_file < 0:
-            continue
-        d.names[kept] = d.names[i]
-        kept += 1
-        if d.names[i].file >= 0:
-            held[d.names[i].file] = True
-        if d.names[i].synced_file >= 0:
-            held[d.names[i].synced_file] = True
-    d.name_count = kept
-    for i in range(d.change_count):
-        if d.changes[i].file >= 0:
-            held[d.changes[i].file] = True
-    for i in range(FILES):
-        if d.files[i].used and not held[i] and d.files[i].handles == 0:
-            free(d.files[i].cache)
-            free(d.files[i].platter)
-            free(d.files[i].sectors)
-            memset(&d.files[i], 0, sizeof(File))
-
-
-cdef int file_new(State *d) noexcept nogil:
-    """An empty inode, or -errno."""
-    cdef File *f
-    cdef int i
-    for i in range(FILES):
-        f = &d.files[i]
-        if not f.used:
-            f.cache = <char *>calloc(1, d.capacity)
-            f.platter = <char *>calloc(1, d.capacity)
-            f.sectors = <uint8_t *>calloc(1, d.capacity // SECTOR)
-            if f.cache == NULL or f.platter == NULL or f.sectors == NULL:
-                free(f.cache)
-                free(f.platter)
-                free(f.sectors)
-                return -ENOSPC
-            f.used = True
-            return i
-    return -ENOSPC
-
-
 # ------------------------------------------------------------------------------------- border Io
-cdef File *file_at(State *d, int fd) noexcept nogil:
-    cdef int at = fd % HANDLES
-    if fd < 0 or <uint64_t>(fd // HANDLES) != d.life or d.handles[at].file < 0:
-        return NULL
-    return &d.files[d.handles[at].file]
-
-
-cdef void dirty(File *f, uint64_t from_, uint64_t to) noexcept nogil:
-    if to > from_:
-        memset(f.sectors + from_ // SECTOR, DIRTY, (to - 1) // SECTOR - from_ // SECTOR + 1)
-
-
 cdef int do_open(void *ctx, const char *path, int flags, int mode) noexcept nogil:
     cdef State *d = <State *>ctx
     cdef Name *name = name_of(d, path)
@@ -187,7 +71,7 @@ cdef int64_t do_pwritev(void *ctx, int fd, const iovec *parts, int n,
     cdef State *d = <State *>ctx
     cdef File *f = file_at(d, fd)
     cdef const Fault *fault = strikes(d, CALL_WRITE)
-    cdef uint64_t at = offset, left = <uint64_t>-1, size
+    cdef uint64_t at = offset, left = <uint64_t>-1, size = 0
     cdef int i
     if f == NULL:
         return -EBADF
@@ -195,6 +79,10 @@ cdef int64_t do_pwritev(void *ctx, int fd, const iovec *parts, int n,
         if fault.error:
             return -fault.error
         left = fault.keep
+    for i in range(n):
+        size += parts[i].iov_len
+    if at + size > f.size and at + size - f.size > d.space - used_space(d):
+        return -ENOSPC
     for i in range(n):
         size = parts[i].iov_len if parts[i].iov_len < left else left
         if at + size > d.capacity:
@@ -226,20 +114,28 @@ cdef int do_fdatasync(void *ctx, int fd) noexcept nogil:
     """All of the file; where it fails, what did not reach the platter is called clean as well."""
     cdef State *d = <State *>ctx
     cdef File *f = file_at(d, fd)
-    cdef int error = struck(d, CALL_SYNC)
+    cdef int error = struck(d, CALL_SYNC), file
     cdef uint64_t i
-    d.now_us += d.sync_us
+    if d.clock.base_us == NULL:
+        d.clock.offset_us += d.sync_us
     if f == NULL:
         return -EBADF
-    for i in range(d.capacity // SECTOR):
+    file = d.handles[fd % HANDLES].file
+    if error == 0:
+        take_off(d, file)
+        if not d.hold:
+            land(d)
+        return 0
+    land(d)
+    for i in range(f.low, f.high):
         if f.sectors[i] != DIRTY:
             continue
-        if error and draw(d) & 1:
+        if draw(d) & 1:
             f.sectors[i] = LIE
         else:
             memcpy(f.platter + i * SECTOR, f.cache + i * SECTOR, SECTOR)
             f.sectors[i] = CLEAN
-    if error == 0 or draw(d) & 1:
+    if draw(d) & 1:
         f.synced_size = f.size
     return error
 
@@ -269,7 +165,8 @@ cdef int do_unlink(void *ctx, const char *path) noexcept nogil:
 cdef int do_sync_dir(void *ctx, const char *path) noexcept nogil:
     cdef State *d = <State *>ctx
     cdef int error = struck(d, CALL_SYNC_DIR), i, kept = 0
-    d.now_us += d.sync_us
+    if d.clock.base_us == NULL:
+        d.clock.offset_us += d.sync_us
     if error:
         return error
     for i in range(d.change_count):
@@ -319,48 +216,10 @@ cdef int do_unmap(void *ctx, void *at, size_t n) noexcept nogil:
 
 
 cdef uint64_t do_now_us(void *ctx) noexcept nogil:
-    return (<State *>ctx).now_us
+    return clock_us(&(<State *>ctx).clock)
 
 
-# ------------------------------------------------------------------------------------- crashes
-cdef void forget_life(State *d) noexcept nogil:
-    cdef int i
-    for i in range(FILES):
-        d.files[i].handles = 0
-    for i in range(HANDLES):
-        d.handles[i].file = -1
-    d.life = (d.life + 1) % (1 << 20)
-    d.fault_count = 0
-    release(d)
-
-
-cdef void cut_file(State *d, File *f) noexcept nogil:
-    cdef uint64_t i
-    for i in range(d.capacity // SECTOR):
-        if f.sectors[i] == DIRTY and draw(d) & 1:
-            memcpy(f.platter + i * SECTOR, f.cache + i * SECTOR, SECTOR)
-        f.sectors[i] = CLEAN
-    if f.size != f.synced_size and draw(d) & 1:
-        f.synced_size = f.size
-    f.size = f.synced_size
-    memset(f.platter + f.size, 0, d.capacity - f.size)
-    memcpy(f.cache, f.platter, d.capacity)
-
-
-cdef void cut_power(State *d) noexcept nogil:
-    cdef int i
-    for i in range(d.change_count):
-        if draw(d) & 1:
-            name_made(d, d.changes[i].path).synced_file = d.changes[i].file
-    d.change_count = 0
-    for i in range(d.name_count):
-        d.names[i].file = d.names[i].synced_file
-    for i in range(FILES):
-        if d.files[i].used:
-            cut_file(d, &d.files[i])
-    forget_life(d)
-
-
+# ------------------------------------------------------------------------------- for Python
 cdef class Disk:
     """A disk whose behaviour follows from `seed`; a file holds up to `capacity` bytes."""
 
@@ -371,7 +230,9 @@ cdef class Disk:
             raise MemoryError
         self.state.random = seed
         self.state.capacity = (capacity + SECTOR - 1) // SECTOR * SECTOR
-        self.state.now_us = 1000000
+        self.state.space = <uint64_t>-1
+        self.state.flying = -1
+        self.state.clock.offset_us = 1000000
         for i in range(HANDLES):
             self.state.handles[i].file = -1
         self.io = Io(
@@ -384,8 +245,8 @@ cdef class Disk:
         if self.state != NULL:
             for i in range(FILES):
                 free(self.state.files[i].cache)
-                free(self.state.files[i].platter)
-                free(self.state.files[i].sectors)
+            for i in range(self.state.spare_count):
+                free(self.state.spare[i])
             free(self.state)
 
     # ------------------------------------------------------------------------------- faults
@@ -399,19 +260,21 @@ cdef class Disk:
 
     def fail(self, str call, int nth, int error, uint64_t keep=0):
         """The nth call of this kind from now on (1: the next) fails with `error`."""
-        cdef State *d = self.state
-        if d.fault_count == FAULTS:
+        if arm(self.state, CALL_NAMES.index(call), nth, error, keep):
             raise ValueError("too many faults at once")
-        cdef Fault *fault = &d.faults[d.fault_count]
-        fault.call = CALL_NAMES.index(call)
-        fault.at = d.calls[fault.call] + nth
-        fault.error = error
-        fault.keep = keep
-        d.fault_count += 1
 
     def shorten(self, int nth, uint64_t keep):
         """The nth write from now on stops after `keep` bytes."""
         self.fail("write", nth, 0, keep)
+
+    def fill(self, uint64_t left):
+        """Room for so many bytes more."""
+        self.state.space = used_space(self.state) + left
+
+    def mend(self):
+        """As much room as anybody wants, and no fault."""
+        self.state.space = <uint64_t>-1
+        self.state.fault_count = 0
 
     def calls(self, str call) -> int:
         """How many calls of this kind there were."""
@@ -419,11 +282,11 @@ cdef class Disk:
 
     def advance(self, uint64_t us):
         """The clock goes on."""
-        self.state.now_us += us
+        self.state.clock.offset_us += us
 
     @property
     def now_us(self) -> int:
-        return self.state.now_us
+        return clock_us(&self.state.clock)
 
     @property
     def open_files(self) -> int:
@@ -464,11 +327,15 @@ cdef class Disk:
             name.file = file_new(d)
         name.synced_file = name.file
         cdef File *f = &d.files[name.file]
-        memset(f.cache, 0, d.capacity)
+        memset(f.cache, 0, f.extent)
+        memset(f.platter, 0, f.extent)
         memcpy(f.cache, <const char *>data, len(data))
-        memcpy(f.platter, f.cache, d.capacity)
+        memcpy(f.platter, <const char *>data, len(data))
         memset(f.sectors, CLEAN, d.capacity // SECTOR)
+        f.low, f.high = d.capacity // SECTOR, 0
+        f.flight_low = f.flight_high = 0
         f.size = f.synced_size = len(data)
+        f.extent = max(f.extent, f.size)
 
     def write(self, str path, uint64_t offset, bytes data not None):
         """Bytes change in cache and platter behind everybody's back."""

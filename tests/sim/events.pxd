@@ -1,7 +1,7 @@
 # Simulated time: one heap of events, ordered by (time in us, sequence), and one seed.
 from libc.stdint cimport uint64_t
 
-cdef enum Event:
+cdef enum Kind:
     EV_TICK = 1                 # a node's timer
     EV_TURN = 2                 # what a node scheduled
     EV_DATA = 3                 # bytes arrive over a link
@@ -12,7 +12,25 @@ cdef enum Event:
     EV_LATE = 8                 # a sync that was put off may be due
     EV_RESUME = 9               # a paused node goes on
     EV_SILENT = 10              # what a cut stopped is given up, if it still does
-    EV_CALL = 11                # a function of the test
+    EV_CLIENT = 11              # a client does what is next
+    EV_CALL = 12                # a function of the test
+    KINDS = 13
+
+cdef enum:
+    TRACE = 200                 # newest events that are kept
+
+ctypedef struct Event:
+    uint64_t at_us
+    uint64_t sequence
+    int kind
+    int node                    # or the first of a pair
+    uint64_t more               # the node's life, the second of a pair, or a number
+    void *what                  # owned reference; or NULL
+
+ctypedef struct Past:
+    uint64_t at_us
+    int kind, node
+    uint64_t more
 
 
 cdef class Events:
@@ -20,13 +38,21 @@ cdef class Events:
     cdef uint64_t random
     cdef readonly uint64_t now_us
     cdef uint64_t sequence
-    cdef readonly uint64_t steps
+    cdef readonly uint64_t steps            # events that were a turn of a node, all checks after it
     cdef readonly uint64_t digest           # of all events: equal for equal seeds
-    cdef list heap
-    cdef readonly object trace              # newest events
+    cdef Event *heap
+    cdef size_t pending, capacity
+    cdef Past past[TRACE]
+    cdef uint64_t passed                    # events so far
+    cdef public object story                # a list: what happened, in words; None: not told
 
     cdef uint64_t draw(self, uint64_t below) noexcept
     cdef uint64_t about(self, uint64_t mean) noexcept
-    cdef int push(self, uint64_t at_us, int kind, object what, object more) except -1
-    cdef int handle(self, int kind, object what, object more) except -1     # one event
-    cdef int checked(self) except -1                                        # after each
+    cdef bint chance(self, double p) noexcept
+    cdef int push(self, uint64_t at_us, int kind, int node, uint64_t more, object what) except -1
+    cdef void pop(self, Event *out) noexcept
+    cdef void clear(self) noexcept
+    cdef int handle(self, Event *e, object what) except -1          # one event
+    cdef int checked(self) except -1                                # after each
+    cdef int one(self) except -1
+    cdef void note(self, const Event *e) noexcept

@@ -10,8 +10,9 @@ from typing import Any
 
 from tests.sim.views import decode_command
 
-PUT, DELETE = 1, 2
-OK, MISSING, NOT_PROPOSED = 0, 1, 3
+GET, PUT, DELETE, PUT_IF, DELETE_IF = range(5)
+OK, MISSING, CONFLICT, NOT_PROPOSED, UNKNOWN = range(5)
+IS_REVISION = 0
 
 
 class Replay:
@@ -24,12 +25,16 @@ class Replay:
         self._revisions: dict[bytes, list[int]] = defaultdict(lambda: [0])
         self._values: dict[bytes, list[bytes | None]] = defaultdict(lambda: [None])
         for _, payload in commands:
-            op, *_, key, value = decode_command(payload)
-            if op == PUT:
+            op, _, _, _, compare, revision, key, value = decode_command(payload)
+            if op in (PUT_IF, DELETE_IF):
+                held = self._revisions[key][-1] if key in self.state else 0
+                if (held != revision) if compare == IS_REVISION else not held:
+                    continue
+            if op in (PUT, PUT_IF):
                 assert value not in self.of_value, f"{value!r} was applied twice"
                 self._change(key, value)
                 self.of_value[value] = self.revision
-            elif op == DELETE and key in self.state:
+            elif op in (DELETE, DELETE_IF) and key in self.state:
                 self._change(key, None)
 
     def _change(self, key: bytes, value: bytes | None) -> None:
@@ -51,12 +56,12 @@ def check(commands: list[tuple[int, bytes]], clients: list[Any]) -> Replay:
     replay = Replay(commands)
     for c in clients:
         assert c.status >= 0, f"{c!r} was never answered"
-        if c.kind == PUT:
+        if c.kind in (PUT, PUT_IF):
             if c.status == OK:
                 assert replay.of_value.get(c.value) == c.revision, f"{c!r}: acknowledged and lost"
-            elif c.status == NOT_PROPOSED:
-                assert c.value not in replay.of_value, f"{c!r}: it was proposed"
-        elif c.kind == DELETE:
+            elif (c.status == NOT_PROPOSED and not c.repeated) or c.status == CONFLICT:
+                assert c.value not in replay.of_value, f"{c!r}: it was applied"
+        elif c.kind in (DELETE, DELETE_IF):
             if c.status == OK:
                 assert replay.at(c.key_text, c.revision) is None, f"{c!r}: it is not deleted"
         elif c.status in (OK, MISSING):

@@ -1,0 +1,21 @@
+"""What a campaign must have met at least once: otherwise it did not test what it says."""
+
+EXPECTED = (
+    *(f"frame: {kind}" for kind in (
+        "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
+        "granted")),
+    *(f"role: {change}" for change in (
+        "follower -> precandidate", "precandidate -> follower", "precandidate -> candidate",
+        "candidate -> follower", "candidate -> leader", "leader -> follower")),
+    "kill", "clean stop", "power cut", "power cut in a sync", "power cut after a kill", "pause",
+    "suspend", "stall", "cut", "cut one way", "one isolated", "partition", "ring", "disconnect",
+    "sync error", "write error", "torn write", "full disk", "bit flip in one copy of meta",
+    "stopped by its disk", "start: an empty directory", "start: nothing to repair",
+    "start: a torn tail cut", "log cut",
+    "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
+    "client gave up", "client repeated",
+    *(f"answer: {status}" for status in (
+        "ok", "missing", "conflict", "not proposed", "unknown", "unavailable")),
+    "standing: one down", "standing: leader cut from one", "standing: one way to leader",
+    "standing: slow disk",
+)

@@ -1,0 +1,51 @@
+# Real cores in one process, each on a virtual clock and a disk in memory, its workers run by hand.
+#
+# Each node is a Turn opened by boot.boot. Time stands still inside an event. How nodes are
+# connected is network.pxd's.
+from libc.stdint cimport uint8_t, uint64_t
+
+from dengine._core.turn cimport Turn
+from tests.sim.checks cimport Checks
+from tests.sim.disk cimport Disk
+from tests.sim.events cimport Event, Events
+
+
+cdef class SimNode:
+    cdef readonly int index
+    cdef readonly Turn turn                 # None: dead
+    cdef readonly object setup
+    cdef readonly Disk disk
+    cdef readonly uint64_t life             # grows with each start
+    cdef readonly bint alive
+    cdef bint paused
+    cdef list deferred                      # events while paused
+    cdef list links                         # MemLink or None, by peer
+    cdef dict open                          # clients not answered
+    cdef bint syncing                       # a job of the flusher is under way
+    cdef bint begun                         # its calls were made; else they are made when it ends
+    cdef bint preparing
+    cdef uint64_t late_us                   # when EV_LATE is due; 0
+    cdef uint64_t stalled_us                # the disk finishes nothing before
+    cdef readonly uint64_t waits            # jobs that a stall held back
+    cdef uint8_t role                       # as it was seen last
+
+
+cdef class Nodes(Events):
+    cdef readonly list nodes
+    cdef readonly Checks checks
+    cdef readonly dict counts               # what happened how often
+    cdef public uint64_t sync_us            # mean of a sync
+    cdef public uint64_t tick_us
+    cdef public object on_stop              # called with a node that its disk stopped; or None
+    cdef set broken                         # nodes whose disks may fail
+    cdef set lying                          # those whose syncs may fail
+    cdef uint64_t roles[4][4]               # changes from one to another
+
+    cdef int count(self, str what) except -1
+    cdef int node_event(self, SimNode node, int kind) except -1
+    cdef int run_node(self, SimNode node) except -1
+    cdef int look(self, SimNode node) except -1
+    cdef int pump(self, SimNode node) except -1
+    cdef int sync_done(self, SimNode node) except -1
+    cdef int connect(self, int i) except -1                     # a node has started
+    cdef int hang_up(self, SimNode node, bint sent) except -1   # it is gone

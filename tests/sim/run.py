@@ -1,0 +1,290 @@
+"""Runs a plan: load and faults, then a fault that stays while service is owed, then peace and a
+reckoning. It decides what is done and what is owed when; what must hold after each step is in
+checks.pyx, what the answers must be in history.py.
+
+    run(plan)           raises what is wrong, with the plan as a note
+    replay(plan)        the same, and tells the newest events
+"""
+from __future__ import annotations
+
+import errno
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from tests.sim import history
+from tests.sim.checks import Violation
+from tests.sim.cluster import Cluster
+from tests.sim.plan import MS, Fault, Plan, plan
+
+SECOND = 1_000_000
+PAGE, SLOT = 4096, 88       # bytes: of meta's two blocks, and used in each
+SERVICE_US = 10 * SECOND    # within which a cluster with a connected majority serves
+PEACE_US = 15 * SECOND      # within which a healed one serves and agrees
+
+
+class Run:
+    def __init__(self, p: Plan) -> None:
+        self.plan = p
+        self.cluster = c = Cluster(p.seed, nodes=p.nodes, strategy=p.strategy, **p.options)
+        c.think_us, c.keys, c.large = p.think_us, p.keys, p.large
+        c.on_stop = lambda node: self._boot_in(node, 5 + p.seed % 500)
+        c.until_us = p.load_ms * MS
+        for node in range(p.nodes):
+            if p.drift_ppm:
+                c.set_clock(node, c.pick(1 << 40), c.pick(2 * p.drift_ppm + 1) - p.drift_ppm)
+        self.healed = False
+
+    def __call__(self) -> Run:
+        c, p = self.cluster, self.plan
+        c.start()
+        c.load(p.sessions)
+        c.lose, c.repeat, c.reorder, c.corrupt = p.mangle
+        c.strict = not any(p.mangle)
+        for fault in p.faults:
+            c.at(fault.at_ms * MS, lambda fault=fault: self._strike(fault))
+        c.run_for(p.load_ms * MS)
+        self._heal()
+        if p.standing != "none":
+            self._stand(p.standing)
+        self._peace()
+        return self
+
+    # ----------------------------------------------------------------------------------- faults
+    def _strike(self, fault: Fault) -> None:
+        if not self.healed:
+            self.cluster.tell(f"fault: {fault.kind}")
+            node = fault.target if fault.target >= 0 else self.cluster.leader()
+            getattr(self, "_" + fault.kind.replace(" ", "_"))(max(node, 0), fault)
+
+    def _count(self, what: str) -> None:
+        self.cluster.counts[what] = self.cluster.counts.get(what, 0) + 1
+
+    def _alive(self, node: int) -> bool:
+        return bool(self.cluster.nodes[node].alive)
+
+    def _boot_in(self, node: int, ms: int) -> None:
+        self.cluster.at(max(ms, 1) * MS, lambda: self._boot(node))
+
+    def _boot(self, node: int) -> None:
+        c = self.cluster
+        if self._alive(node):
+            return
+        c.mend(node)
+        c.boot(node)
+
+    def _kill(self, node: int, fault: Fault, power: bool = False) -> None:
+        if self._alive(node):
+            self.cluster.kill(node, power)
+            self._boot_in(node, fault.for_ms)
+
+    def _power(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._kill(node, fault, power=True)
+        else:                                   # killed before: what it left unsynced is lost
+            self._count("power cut after a kill")
+            self.cluster.cut_power(node)
+
+    def _kill_all(self, _: int, fault: Fault, power: bool = False) -> None:
+        for node in range(self.plan.nodes):
+            self._kill(node, fault, power)
+
+    def _power_all(self, _: int, fault: Fault) -> None:
+        self._kill_all(0, fault, power=True)
+
+    def _stop(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self.cluster.stop(node)
+            self._boot_in(node, fault.for_ms)
+
+    def _pause(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("pause")
+            self.cluster.pause(node, fault.for_ms * MS)
+
+    def _suspend(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("suspend")
+            self.cluster.pause(node, (2000 + fault.for_ms) * MS)
+
+    def _stall(self, node: int, fault: Fault) -> None:
+        self._count("stall")
+        self.cluster.stall(node, fault.for_ms * MS)
+
+    def _separate(self, pairs: list[tuple[int, int]], ms: int, both: bool = True) -> None:
+        for a, b in pairs:
+            self.cluster.cut(a, b, both=both)
+        self.cluster.at(ms * MS, lambda: [self.cluster.heal(a, b) for a, b in pairs])
+
+    def _other(self, node: int, fault: Fault) -> int:
+        return (node + 1 + fault.other % (self.plan.nodes - 1)) % self.plan.nodes
+
+    def _cut(self, node: int, fault: Fault) -> None:
+        self._count("cut")
+        self._separate([(node, self._other(node, fault))], fault.for_ms)
+
+    def _cut_one_way(self, node: int, fault: Fault) -> None:
+        self._count("cut one way")
+        pair = (node, self._other(node, fault))
+        self._separate([pair if fault.other & 1 << 19 else pair[::-1]], fault.for_ms, both=False)
+
+    def _isolate_leader(self, node: int, fault: Fault) -> None:
+        self._count("one isolated")
+        self._separate([(node, n) for n in range(self.plan.nodes) if n != node], fault.for_ms)
+
+    def _partition(self, node: int, fault: Fault) -> None:
+        side = {n for n in range(self.plan.nodes) if fault.other >> n & 1} | {node}
+        self._count("partition")
+        self._separate([(a, b) for a in side for b in range(self.plan.nodes) if b not in side],
+                       fault.for_ms)
+
+    def _ring(self, node: int, fault: Fault) -> None:
+        """Each node reaches only its neighbours."""
+        n = self.plan.nodes
+        self._count("ring")
+        self._separate([(a, b) for a in range(n) for b in range(a)
+                        if (a - b) % n not in (1, n - 1)], fault.for_ms)
+
+    def _disconnect(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("disconnect")
+            self.cluster.disconnect(node, self._other(node, fault))
+
+    def _bad_sync(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("sync error")
+            self.cluster.fail(node, "sync", 1 + fault.other % 3, errno.EIO)
+
+    def _bad_write(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("write error")
+            self.cluster.fail(node, "write", 1 + fault.other % 3, errno.EIO)
+
+    def _torn_write(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("torn write")
+            self.cluster.tear(node, fault.other % 600)
+
+    def _full(self, node: int, fault: Fault) -> None:
+        if self._alive(node):
+            self._count("full disk")
+            self.cluster.fill(node, fault.other % 20_000)
+
+    def _flip_meta(self, node: int, fault: Fault) -> None:
+        """One copy of the hard state goes bad while the node is dead: the other covers it."""
+        if self._alive(node):
+            self.cluster.stop(node)
+            self._boot_in(node, fault.for_ms)
+            disk = self.cluster.nodes[node].disk
+            page = disk.read("/node/meta")
+            if page[:SLOT] == page[PAGE:PAGE + SLOT]:       # never the last good copy
+                self._count("bit flip in one copy of meta")
+                bit = fault.other // 2 % (8 * SLOT)
+                disk.flip("/node/meta", 8 * PAGE * (fault.other & 1) + bit)
+
+    # ------------------------------------------------------------------------------ what is owed
+    def _heal(self) -> None:
+        c = self.cluster
+        self.healed = True
+        c.lose = c.repeat = c.reorder = c.corrupt = 0
+        c.heal()
+        for node in range(self.plan.nodes):
+            c.stall(node, 0)
+            c.mend(node)
+            self._boot(node)
+
+    def _serve(self, nodes: list[int], what: str) -> None:
+        """Each of these nodes takes a write, again and again until it is acknowledged."""
+        c, limit = self.cluster, self.cluster.now_us + SERVICE_US
+        for node in nodes:
+            n = 0
+            while True:
+                n += 1
+                if not self._alive(node):       # a fault of before struck it only now
+                    self._boot(node)
+                client = c.put(node, b"owed", b"%s %d.%d" % (what.encode(), node, n), 2 * SECOND)
+                c.run_until(lambda client=client: client.status >= 0, 3 * SECOND)
+                if client.status == history.OK:
+                    break
+                if c.now_us > limit:
+                    raise Violation(f"no service at node {node + 1} with {what}: {c.states()}")
+                if client.status != history.UNKNOWN:
+                    c.run_for(50 * MS)
+
+    def _stand(self, what: str) -> None:
+        """A fault that stays: a majority is connected, so writes go on at every node of it."""
+        c, n = self.cluster, self.plan.nodes
+        self._count("standing: " + what)
+        self._settle()
+        leader = c.leader()
+        other = (leader + 1 + self.plan.seed % (n - 1)) % n
+        serving = list(range(n))
+        if what == "one down":
+            node = leader if self.plan.seed & 1 else other
+            if self._alive(node):
+                c.kill(node)
+            serving.remove(node)
+        elif what == "leader cut from one":
+            c.cut(leader, other)
+            serving.remove(other)               # it may have no way to whoever leads
+        elif what == "one way to leader":
+            c.cut(other, leader, both=False)
+            serving.remove(other)
+        elif what == "slow disk":
+            c.stall(other, 2 * SERVICE_US)
+            serving.remove(other)
+        self._serve(serving, what)
+        self._heal()
+
+    def _settle(self) -> None:
+        c = self.cluster
+        if not c.run_until(c.settled, PEACE_US):
+            raise Violation(f"a healed cluster does not settle: leader {c.leader()}, "
+                            f"{[(x.index + 1, x.alive) for x in c.nodes]}, {c.states()}")
+
+    def _peace(self) -> None:
+        c, n = self.cluster, self.plan.nodes
+        self._settle()
+        last = [c.put(i, b"last%d" % i, b"last%d" % i) for i in range(n)]
+        if not c.run_until(c.settled, PEACE_US) or any(x.status != history.OK for x in last):
+            raise Violation(f"no service after peace: {last}, {c.states()}")
+        replay = history.check(c.commands(0), c.clients)
+        for i in range(n):
+            if c.items(i) != replay.state:
+                raise Violation(f"node {i + 1} has another state than the log")
+
+
+def run(p: Plan | int, **fixed: Any) -> Run:
+    """Runs a plan or a seed. Raises what is wrong."""
+    current = Run(p if isinstance(p, Plan) else plan(p, **fixed))
+    try:
+        return current()
+    except BaseException as error:
+        error.run = current  # type: ignore[attr-defined]
+        raise
+    finally:
+        current.cluster.close()
+
+
+def replay(p: Plan, tell: Callable[[str], None] = print) -> BaseException | None:
+    """Runs a plan once more, then tells it and the newest events. What was wrong, or None."""
+    current = Run(p)
+    current.cluster.story = deque(maxlen=200)
+    wrong = None
+    try:
+        current()
+    except Exception as error:
+        wrong = error
+    tell(str(p))
+    for line in current.cluster.story:
+        tell(line)
+    tell(f"digest {current.cluster.digest:016x} after {current.cluster.steps} steps")
+    if wrong is not None:
+        tell(f"{type(wrong).__name__}: {wrong}")
+    current.cluster.close()
+    return wrong
+
+
+def totals(current: Run) -> Counter[str]:
+    """What happened how often."""
+    return Counter({k: v for k, v in current.cluster.cover().items() if v})
