@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.sim import history
+from tests.sim.checks import Violation
 from tests.sim.cluster import Cluster
-from tests.sim.plan import Plan
-from tests.sim.run import run
+from tests.sim.plan import Fault, Plan, plan
+from tests.sim.run import Run, run
 from tests.sim.views import build_frame, check_frame
 
 FOUND = Path(__file__).parents[1] / "sim" / "found"
@@ -41,6 +42,24 @@ def test_equal_seeds_are_equal_runs():
     assert first.cluster.digest == second.cluster.digest
     assert first.cluster.steps == second.cluster.steps
     assert run(98, nodes=3, load_ms=3000).cluster.digest != first.cluster.digest
+
+
+def test_a_clock_beyond_the_bound_is_noticed():
+    """Leases hold while clocks drift less than lease and promise differ; beyond, a check sees."""
+    fast = 3_000_000                                # ppm: a follower's promise ends too early
+    found = []
+    for seed in range(40):
+        p = plan(seed, nodes=3, load_ms=4000)
+        p.drift_ppm, p.mangle, p.standing = 0, [0.0] * 4, "none"
+        p.faults = [Fault(at, "isolate leader", -1, 0, 900) for at in range(1500, 4000, 1000)]
+        current = Run(p)
+        for node in range(3):
+            current.cluster.set_clock(node, 1_000_000, fast * (node != 0))
+        try:
+            current()
+        except Violation as wrong:
+            found.append(str(wrong))
+    assert any("primary" in x or "stale" in x for x in found), found
 
 
 # --------------------------------------------------------------------------------- named scenarios

@@ -176,7 +176,7 @@ class Run:
             self.cluster.stop(node)
             self._boot_in(node, fault.for_ms)
             disk = self.cluster.nodes[node].disk
-            page = disk.read("/node/meta")
+            page = disk.durable("/node/meta")
             if page[:SLOT] == page[PAGE:PAGE + SLOT]:       # never the last good copy
                 self._count("bit flip in one copy of meta")
                 bit = fault.other // 2 % (8 * SLOT)
