@@ -217,7 +217,7 @@ cdef class Network(Nodes):
         if why is not None and link.open:
             self.faults.append((self.now_us, link.owner, link.peer, why))
             self.count("frame refused")
-            if self.strict:
+            if self.strict and (<SimNode>self.nodes[link.owner]).turn.failed is None:
                 raise Violation(f"node {link.owner + 1} refuses node {link.peer + 1}: {why}")
             self.give_up(link)
             self.down(link)

@@ -47,6 +47,7 @@ class Plan:
     keys: int
     large: bool
     drift_ppm: int
+    delay_us: int       # mean of a link; 0: some 300 us
     mangle: list[float]
     standing: str
     options: dict[str, Any]
@@ -84,6 +85,7 @@ def plan(seed: int, **fixed: Any) -> Plan:
         sessions=r.choice((1, 3, 6, 10, 20)), think_us=r.choice((1, 3, 10, 30)) * MS,
         keys=r.randrange(2, 20), large=r.random() < 0.1,
         drift_ppm=r.choice((0, 1000, 10_000, 40_000)),
+        delay_us=r.choice((0, 0, 0, 3 * MS, 15 * MS)) if promise >= 600 else 0,
         mangle=[r.choice((0.0, 0.005, 0.03)) if chaos else 0.0 for _ in range(3)]
         + [r.choice((0.0, 0.001)) if chaos else 0.0],
         standing=r.choice(STANDING) if nodes > 1 else "none",

@@ -28,6 +28,7 @@ class Run:
         self.plan = p
         self.cluster = c = Cluster(p.seed, nodes=p.nodes, strategy=p.strategy, **p.options)
         c.think_us, c.keys, c.large = p.think_us, p.keys, p.large
+        c.delay_us = p.delay_us or c.delay_us
         c.on_stop = lambda node: self._boot_in(node, 5 + p.seed % 500)
         c.until_us = p.load_ms * MS
         for node in range(p.nodes):
