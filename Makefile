@@ -21,7 +21,7 @@ BUILT_TESTS := $(BUILT)-tests
 export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
-.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim chaos \
+.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants chaos \
         histories lint bench wheel docs clean
 
 help: ## this list
@@ -53,6 +53,11 @@ sim: $(BUILT_TESTS) $(INSTALLED) ## simulated clusters: SEEDS= FROM= WORKERS= MI
 	$(RUN) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \
 		$(if $(WORKERS),--workers $(WORKERS)) $(if $(MINUTES),--minutes $(MINUTES)) \
 		$(if $(TRACE),--trace) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/sim.json)
+
+mutants: $(BUILT_TESTS) $(INSTALLED) ## planted bugs that the tests must notice: ONLY= SOME= SEEDS=
+	$(RUN) -m tests.mutants $(if $(ONLY),--only $(ONLY)) $(if $(SOME),--some $(SOME)) \
+		$(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(ONLY)$(SOME),,--evidence $(EVIDENCE)/mutants.json)
 
 N ?= 10
 OPERATIONS ?= 1000000

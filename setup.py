@@ -4,6 +4,7 @@ DENGINE_BUILD=debug     bounds and None checks, assertions, live blocks counted,
 DENGINE_BUILD=asan      AddressSanitizer and UBSan; no other checks, so that they meet what a user
                         would. To be run with libasan preloaded: `make sanitize` does
 DENGINE_BUILD=tsan      ThreadSanitizer, in the same way
+DENGINE_BUILD=faults    the release build with planted bugs: `make mutants`
 DENGINE_TESTS=1         also the compiled parts of the tests (fake disk, in-memory links)
 DENGINE_ANNOTATE=1      also a page per module that shows where Python is called
 
@@ -26,6 +27,7 @@ COMPILE = {
     "debug": ["-O1", "-g"],
     "asan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined",
              "-fno-sanitize-recover=undefined"],
+    "faults": ["-O2", "-g0"],
     "tsan": ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=thread", "-Wno-tsan"],
 }
 if FLAVOUR not in COMPILE:
@@ -47,6 +49,8 @@ DIRECTIVES = {
 WARNINGS = ["-std=gnu11", "-Wall", "-Wno-unused-function"]
 SANITIZE = [option for option in COMPILE[FLAVOUR] if option.startswith("-fsanitize=")]
 MACROS = [("DENGINE_DEBUG", "1")] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
+if FLAVOUR == "faults":
+    MACROS.append(("DENGINE_FAULTS", "1"))
 
 
 def extensions() -> list[Extension]:

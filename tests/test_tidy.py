@@ -19,7 +19,7 @@ CORE = ROOT / "dengine" / "_core"
 # the messages that `wire` and `raft` know; everything else is as in the blueprint.
 LAYERS = """
     errors
-    _core.types _core.memory
+    _core.types _core.memory _core.fault
     _core.crc
     _core.codec
     _core.kernel _core.flush _core.watch

@@ -6,6 +6,7 @@ from cpython.ref cimport PyObject
 
 from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, EXISTS, PUT, PUT_IF, REGISTER,
                                   Record, command_decode)
+from dengine._core.fault cimport MUTANT
 from dengine._core.types cimport CONFLICT, MISSING, OK, RECORD_HEADER, Item, unlikely
 
 from dengine.errors import FormatError, InvariantError
@@ -48,7 +49,7 @@ cdef class Machine:
         if c.op == PUT_IF or c.op == DELETE_IF:
             item = self.kv.get(c.key, c.key_size)
             if item == NULL if c.compare == EXISTS else (
-                    (0 if item == NULL else item.mod_revision) != c.revision):
+                    (0 if item == NULL else item.mod_revision) != c.revision and not MUTANT(52)):
                 revision[0] = 0 if item == NULL else item.mod_revision
                 return CONFLICT
         if c.op == PUT or c.op == PUT_IF:

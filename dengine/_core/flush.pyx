@@ -7,6 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
+from dengine._core.fault cimport MUTANT
 from dengine._core.types cimport (JOB_CLOSE, JOB_META, JOB_PREPARE, JOB_READ, JOB_SYNC, JOB_WRITE,
                                   PAGE, SEGMENT_DATA, unlikely)
 
@@ -168,12 +169,15 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         read_written(m, &written)
         if written.epoch == job.position.epoch:     # the segments before it are synced already
             job.position = written
+    if MUTANT(35):
+        m.done = job.position
+        m.fresh = True
     marked = m.fresh
     if marked:
         error = write_mark(m, io, job.fd)
     if error == 0:
         start = io.now_us(io.ctx)
-        error = -io.fdatasync(io.ctx, job.fd)
+        error = 0 if MUTANT(36) else -io.fdatasync(io.ctx, job.fd)
         job.took_us = io.now_us(io.ctx) - start
     if error == 0:
         store_release(&m.sync_bytes, m.sync_bytes + PAGE * marked
@@ -206,7 +210,7 @@ cdef int prepare(Job *job, const Io *io) noexcept nogil:
     if error == 0:
         error = -io.rename(io.ctx, job.path, job.to)
     if error == 0:
-        error = -io.sync_dir(io.ctx, job.directory)
+        error = 0 if MUTANT(38) else -io.sync_dir(io.ctx, job.directory)
     return error
 
 
@@ -229,7 +233,7 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
     job.error = m.failed if m != NULL else 0
     if job.error == 0 and job.kind & (JOB_WRITE | JOB_META):
         job.error = write_all(io, job.fd, job.iov, job.parts, job.offset)
-    if job.error == 0 and job.kind & JOB_META:
+    if job.error == 0 and job.kind & JOB_META and not MUTANT(37):
         job.error = -io.fdatasync(io.ctx, job.fd)
     if job.error == 0 and job.kind & JOB_SYNC:
         job.error = sync(job, io)

@@ -12,6 +12,7 @@ from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command
                                   Record, command_decode, members_decode, padded, record_check,
                                   read_from, take_bytes, take_u32, take_u64)
 from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Message, Run
+from dengine._core.fault cimport MUTANT
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
@@ -68,7 +69,7 @@ cdef int link_down(Turn turn, int slot, Link link) except -1:
 cdef bint counts(Turn turn, int slot) noexcept:
     """Votes and acknowledgements count only from the directory that the configuration names."""
     return (turn.raft.config.count != 0
-            and turn.members.incarnation[slot] == turn.peers[slot].incarnation)
+            and (turn.members.incarnation[slot] == turn.peers[slot].incarnation or MUTANT(49)))
 
 
 cdef int form(Turn turn, uint64_t now) except -1:
@@ -208,7 +209,7 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
     if left:
         return "an append with bytes behind its records"
     if (m.index <= turn.log.last and turn.raft.terms.at(m.index) == m.index_term
-            and turn.log.crc_at(m.index) != prev_crc):
+            and turn.log.crc_at(m.index) != prev_crc and not MUTANT(48)):
         m.flags |= DIVERGED
     turn.raft.step(&m, now)
     keep(turn, records, &m)

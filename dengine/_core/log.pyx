@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport ENTRY_NOOP, Record, padded, record_encode
+from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport publish, write_all
 from dengine._core.memory cimport grown
 from dengine._core.segments cimport header_encode, measure, offset_of, segment_note
@@ -160,7 +161,7 @@ cdef class Log(Segments):
         self.last_crc = crc
         self.last_term = term
         self.written = min(self.written, to)
-        self.synced = min(self.synced, to)
+        self.synced = self.synced if MUTANT(32) else min(self.synced, to)
         if self.synced == to:
             self.unsynced_us = 0
         if self.noop > to:                      # an older one may still wait
@@ -262,7 +263,7 @@ cdef class Log(Segments):
         cdef Tail *earlier = self.oldest
         cdef Segment *s
         cdef Job *job
-        if t.page == NULL or self.strategy == DISK_FIRST:
+        if t.page == NULL or self.strategy == DISK_FIRST or MUTANT(31):
             return 0
         while earlier != t:                     # submitted in the same batch
             if earlier.size > earlier.written:
@@ -307,9 +308,10 @@ cdef class Log(Segments):
     cdef int finished(self, const Job *job, uint64_t now_us) except -1:
         cdef Tail *t = <Tail *>job.owner
         cdef uint64_t index = job.position.index
-        self.check(job.error, "synced" if job.kind & JOB_SYNC else "written")
+        if not MUTANT(34):
+            self.check(job.error, "synced" if job.kind & JOB_SYNC else "written")
         if index:
-            index = min(index, self.live_until(job.position.epoch))
+            index = index if MUTANT(33) else min(index, self.live_until(job.position.epoch))
         if job.kind & JOB_WRITE and t != NULL:
             t.flying = False
             t.written = t.size
@@ -332,9 +334,10 @@ cdef class Log(Segments):
         if self.strategy == DISK_FIRST:
             return self.synced
         index = self.written
-        if self.noop > self.synced:             # the no-op of a term counts once it is synced
+        if self.noop > self.synced and not MUTANT(29):       # it counts once it is synced
             index = min(index, max(self.first_noop - 1, self.synced))
-        if self.unsynced_us and now_us > self.unsynced_us + self.max_unflushed_us:
+        if (self.unsynced_us and now_us > self.unsynced_us + self.max_unflushed_us
+                and not MUTANT(30)):
             index = min(index, self.synced)
         return index
 

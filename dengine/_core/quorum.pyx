@@ -5,6 +5,7 @@ It counts; it knows no roles, terms or logs.
 from libc.string cimport memset
 
 from dengine._core.codec cimport VOTER, VOTER_OLD
+from dengine._core.fault cimport MUTANT
 
 cdef extern from * nogil:
     int popcount "__builtin_popcount"(unsigned int)
@@ -60,7 +61,7 @@ cdef uint64_t half_value(uint32_t half, int count, const uint64_t *value) noexce
                 j -= 1
             sorted[j] = value[i]
             n += 1
-    return sorted[n // 2] if n else 0
+    return sorted[n // 2 - (MUTANT(3) and n > 1)] if n else 0
 
 
 cdef uint64_t quorum_value(const Config *c, const uint64_t *value) noexcept nogil:
@@ -72,7 +73,7 @@ cdef uint64_t quorum_value(const Config *c, const uint64_t *value) noexcept nogi
 
 
 cdef bint quorum_has(const Config *c, uint32_t slots) noexcept nogil:
-    if 2 * popcount(c.voters & slots) <= popcount(c.voters):
+    if 2 * (popcount(c.voters & slots) + MUTANT(2)) <= popcount(c.voters):
         return False
     return c.outgoing == 0 or 2 * popcount(c.outgoing & slots) > popcount(c.outgoing)
 

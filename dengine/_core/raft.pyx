@@ -9,6 +9,7 @@ from libc.string cimport memset
 from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, GRANTED, LEADER, MSG_APPEND,
                                       MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED, PRE,
                                       PRECANDIDATE, REJECTED)
+from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
                                    voters_below)
@@ -42,7 +43,7 @@ cdef class Raft(Replication):
         self.durable = terms.last               # recovery has synced what it accepted
         self.commit = commit if commit < self.last else self.last
         self.cut_to = NO_CUT
-        if term:                                # the start rule: it may have heard a leader
+        if term and not MUTANT(10):              # the start rule: it may have heard a leader
             self.promise_until_us = now_us + opt.promise_us
         if terms.last_term() > term:
             raise InvariantError(f"the log holds term {terms.last_term()}, the hard state {term}")
@@ -72,14 +73,14 @@ cdef class Raft(Replication):
                 self.follow(self.term, 0, now_us)
             elif sole_voter(&self.config, self.opt.id):
                 return 0
-            elif now_us > self.confirmed_us + self.opt.timeout_us:      # check-quorum, D 6.2
+            elif now_us > self.confirmed_us + self.opt.timeout_us and not MUTANT(13):    # D 6.2
                 self.follow(self.term, 0, now_us)
             elif now_us >= self.heartbeat_due_us:
                 self.mark_due()
             return 0
         if (now_us >= self.election_due_us and not self.stalled and not self.diverged
                 and is_voter(&self.config, self.opt.id)):
-            self.campaign(not sole_voter(&self.config, self.opt.id), now_us)
+            self.campaign(not sole_voter(&self.config, self.opt.id) and not MUTANT(12), now_us)
         return 0
 
     cdef int step(self, const Message *m, uint64_t now_us) except -1:
@@ -114,7 +115,7 @@ cdef class Raft(Replication):
             self.release()
             if self.role == CANDIDATE and self.saved >= self.vote_version:
                 self.count_votes(now_us)
-        if index > self.durable and self.terms.at(index) == term:
+        if index > self.durable and (self.terms.at(index) == term or MUTANT(20)):
             self.durable = index
             if self.role == LEADER:
                 self.advance(now_us)
@@ -164,7 +165,7 @@ cdef class Raft(Replication):
     cdef int follow(self, uint64_t term, uint64_t leader, uint64_t now_us) except -1:
         if term > self.term:
             self.term = term
-            self.vote = 0
+            self.vote = self.vote if MUTANT(7) else 0
             self.version += 1
             self.save = True
             self.verified = 0
@@ -194,7 +195,7 @@ cdef class Raft(Replication):
             self.elections += 1
             self.term += 1
             self.vote = self.opt.id
-            self.votes = 0                      # its own counts once it is durable
+            self.votes = <uint32_t>MUTANT(5) << self_slot   # its own counts once it is durable
             self.version += 1
             self.vote_version = self.version
             self.save = True
@@ -214,14 +215,14 @@ cdef class Raft(Replication):
             m.flags = PRE if pre else 0
             m.index = self.last
             m.index_term = self.terms.last_term()
-            self.send(&m, not pre)
+            self.send(&m, not pre and not MUTANT(5))
         return 0
 
     cdef int count_votes(self, uint64_t now_us) except -1:
         if self.role == CANDIDATE and self.saved >= self.vote_version:
             self.votes |= <uint32_t>1 << slot_of(&self.config, self.opt.id)
         # The first election of a cluster needs every vote: two halves cannot form two clusters.
-        if not (quorum_has(&self.config, self.votes) if self.last
+        if not (quorum_has(&self.config, self.votes) if self.last or MUTANT(9)
                 else all_have(&self.config, self.votes)):
             return 0
         if self.role == PRECANDIDATE:
@@ -233,20 +234,20 @@ cdef class Raft(Replication):
 
     cdef int on_vote(self, const Message *m, uint64_t now_us) except -1:
         cdef bint pre = (m.flags & PRE) != 0
-        cdef bint bound = (now_us < self.promise_until_us
+        cdef bint bound = (now_us < self.promise_until_us and not MUTANT(11)
                            or (self.role == LEADER and (now_us < self.lease_until_us
                                                         or sole_voter(&self.config, self.opt.id))))
         cdef bint fresh, granted
         cdef Message reply
         if m.term > self.term and not bound and not pre:
             self.follow(m.term, 0, now_us)
-        fresh = (m.index_term > self.terms.last_term()          # R 5.4.1
+        fresh = (m.index_term > self.terms.last_term() or MUTANT(1)     # R 5.4.1
                  or (m.index_term == self.terms.last_term() and m.index >= self.last))
         granted = not bound and fresh and m.term >= self.term and not self.diverged
         if pre:
             granted = granted and m.term > self.term
         else:
-            granted = granted and (self.vote == 0 or self.vote == m.peer)
+            granted = granted and (self.vote == 0 or self.vote == m.peer or MUTANT(6))
             if granted and self.vote == 0:
                 self.vote = m.peer
                 self.version += 1
@@ -255,7 +256,7 @@ cdef class Raft(Replication):
                 self.reset_election(now_us)
         message(&reply, MSG_VOTED, m.peer, m.term if granted else self.term)
         reply.flags = (PRE if pre else 0) | (GRANTED if granted else 0)
-        return self.send(&reply, not pre)
+        return self.send(&reply, not pre and not MUTANT(4))
 
     cdef int on_voted(self, const Message *m, uint64_t now_us) except -1:
         cdef bint pre = (m.flags & PRE) != 0
@@ -264,7 +265,7 @@ cdef class Raft(Replication):
         if pre and self.role == PRECANDIDATE and m.term == self.term + 1:
             self.votes |= <uint32_t>1 << slot_of(&self.config, m.peer)
             return self.count_votes(now_us)
-        if not pre and self.role == CANDIDATE and m.term == self.term:
+        if (not pre or MUTANT(8)) and self.role == CANDIDATE and m.term == self.term:
             self.votes |= <uint32_t>1 << slot_of(&self.config, m.peer)
             return self.count_votes(now_us)
         return 0
@@ -301,7 +302,7 @@ cdef class Raft(Replication):
         """Does prev lie in this log? If not, where the two logs may still agree (R 5.3)."""
         if m.index < self.terms.base:
             return True                         # compacted, so committed, so equal
-        if self.terms.at(m.index) == m.index_term and m.index <= self.last:
+        if (self.terms.at(m.index) == m.index_term or MUTANT(18)) and m.index <= self.last:
             return True
         if unlikely(m.index <= self.commit):
             raise InvariantError(
@@ -320,7 +321,8 @@ cdef class Raft(Replication):
             while left == 0:
                 run += 1
                 left = m.runs[run].count
-            if index + 1 > self.terms.base and self.terms.at(index + 1) != m.runs[run].term:
+            if index + 1 > self.terms.base and (
+                    self.terms.at(index + 1) != m.runs[run].term or MUTANT(17)):
                 if unlikely(index < self.commit):
                     raise InvariantError(f"the leader would overwrite committed entry {index + 1}")
                 self.cut_to = index
@@ -343,6 +345,8 @@ cdef class Raft(Replication):
             self.last = end
         if end > self.verified:
             self.verified = end
+        if MUTANT(16):
+            end = self.last
         index = m.commit if m.commit < end else end     # only what this message verified
         if index > self.commit:
             self.commit = index
@@ -351,6 +355,8 @@ cdef class Raft(Replication):
     cdef int announce(self, bint again) except -1:
         """Tells the leader how much of what matches its log is durable here."""
         cdef uint64_t index = self.durable if self.durable < self.verified else self.verified
+        if MUTANT(19):
+            index = self.verified
         cdef Message m
         if (self.leader == 0 or self.leader == self.opt.id or index == 0 or self.diverged
                 or not (index > self.announced or again)):

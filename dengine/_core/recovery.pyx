@@ -12,6 +12,7 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
                                   record_check)
+from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport mark_decode, refresh
 from dengine._core.segments cimport (UNIT, Segment, SegmentHeader, header_decode, offset_of,
                                      segment_free, segment_new, segment_note)
@@ -81,7 +82,8 @@ cdef class Scan:
         cdef int fd = self.log.io.open(self.log.io.ctx, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
         self.log.check(-fd if fd < 0 else 0, "opened")
         self.loose.add(fd)
-        self.log.check(-self.log.io.fdatasync(self.log.io.ctx, fd), "synced")
+        if not MUTANT(42):
+            self.log.check(-self.log.io.fdatasync(self.log.io.ctx, fd), "synced")
         if epoch >= self.log.next_epoch:
             self.log.next_epoch = epoch + 1
         return fd
@@ -140,7 +142,8 @@ cdef class Scan:
         cdef bint proven = epoch <= self.found.mark.epoch
         cdef int64_t size = self.log.io.size(self.log.io.ctx, fd)
         self.log.check(<int>-size if size < 0 else 0, "read")
-        if epoch >= self.found.mark.epoch:          # not proven: from the disk, not from the cache
+        # not proven: from the disk, not from the cache
+        if epoch >= self.found.mark.epoch and not MUTANT(43):
             self.log.io.drop(self.log.io.ctx, fd, 0, size)
         self.read(fd, self.window, PAGE, 0)
         fault = header_decode(self.window, &h)
@@ -181,14 +184,14 @@ cdef class Scan:
         """Does the chain hold the entry that this segment is anchored at?"""
         if h.anchor_index > self.log.last:
             return False
-        if self.found.terms.at(h.anchor_index) != h.anchor_term:
+        if self.found.terms.at(h.anchor_index) != h.anchor_term and not MUTANT(45):
             return False
-        return self.log.crc_at(h.anchor_index) == h.anchor_crc
+        return self.log.crc_at(h.anchor_index) == h.anchor_crc or MUTANT(44)
 
     cdef int keep_to(self, uint64_t index, uint64_t term, uint32_t crc) except -1:
         """Records above a newer anchor are dead."""
         cdef Segment *s
-        if index == self.log.last:
+        if index == self.log.last or MUTANT(46):
             return 0
         while self.log.count and self.log.segments[self.log.count - 1].first > index + 1:
             self.log.count -= 1
@@ -264,7 +267,8 @@ cdef class Scan:
         if log.count == 0:
             return self.tidy()
         s = log.segments[log.count - 1]
-        if self.blank(s.fd, s.end, s.size):     # nothing readable is overwritten: go on in place
+        # nothing readable is overwritten: go on in place
+        if self.blank(s.fd, s.end, s.size) or MUTANT(47):
             log.must_roll = False
             log.open_tail(s)
         log.marks.sequence = self.found.sequence

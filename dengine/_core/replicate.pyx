@@ -6,6 +6,7 @@ from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
 from dengine._core.consensus cimport DIVERGED, LEADER, MSG_APPEND, REJECTED
+from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.quorum cimport quorum_has, quorum_value, sole_voter
 from dengine._core.types cimport MAX_MEMBERS, RUNS, WINDOW_BYTES, unlikely
@@ -61,7 +62,8 @@ cdef class Replication:
         self.round_due = False
 
     cdef bint leads(self, uint64_t now_us) noexcept:
-        if self.role != LEADER or self.noop == 0 or self.commit < self.noop:
+        if self.role != LEADER or ((self.noop == 0 or self.commit < self.noop)
+                                   and not MUTANT(24)):
             return False
         return now_us < self.lease_until_us or sole_voter(&self.config, self.opt.id)
 
@@ -133,9 +135,10 @@ cdef class Replication:
         cdef uint64_t index
         cdef int i
         for i in range(self.config.count):
-            match[i] = self.durable if self.config.id[i] == self.opt.id else self.peers[i].match
+            match[i] = self.peers[i].match if self.config.id[i] != self.opt.id else (
+                self.last if MUTANT(14) else self.durable)
         index = quorum_value(&self.config, match)
-        if index <= self.commit or self.terms.at(index) != self.term:
+        if index <= self.commit or (self.terms.at(index) != self.term and not MUTANT(15)):
             return 0
         cdef bint ready = self.commit < self.noop <= index
         self.commit = index
@@ -151,12 +154,12 @@ cdef class Replication:
         """Grants `ticket` with the index that must be applied before it is answered (D 6.4)."""
         if unlikely(self.role != LEADER):
             raise InvariantError("a read index asked of a node that does not lead")
-        if self.commit < self.noop or self.noop == 0:
+        if (self.commit < self.noop or self.noop == 0) and not MUTANT(23):
             return self.wait(ticket, 0, 0)
         if (lease and now_us < self.lease_until_us) or sole_voter(&self.config, self.opt.id):
             return self.grant(ticket, self.commit)
         self.mark_due()                         # all reads of this turn share the next round
-        return self.wait(ticket, self.commit, self.round + 1)
+        return self.wait(ticket, self.commit, self.round + (not MUTANT(25)))
 
     cdef int confirm(self, uint64_t now_us) except -1:
         """A quorum echoed a newer round: the lease moves on, waiting reads are granted."""
@@ -171,8 +174,8 @@ cdef class Replication:
             return 0
         self.confirmed = round
         if self.round - round < ROUNDS:
-            self.confirmed_us = self.round_us[round % ROUNDS]
-            self.lease_until_us = self.confirmed_us + self.opt.lease_us
+            self.confirmed_us = now_us if MUTANT(21) else self.round_us[round % ROUNDS]
+            self.lease_until_us = self.confirmed_us + self.opt.lease_us * (1 + MUTANT(22))
         while n < self.waiting_count and 0 < self.waiting[n].round <= round:
             self.grant(self.waiting[n].ticket, self.waiting[n].index)
             n += 1

@@ -6,6 +6,7 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport ENTRY_COMMAND, GET, encode_register
 from dengine._core.consensus cimport LEADER
+from dengine._core.fault cimport MUTANT
 from dengine._core.quorum cimport slot_of
 from dengine._core.reads cimport Batch
 from dengine._core.types cimport (EVENTUAL, FRAME_ENTRIES, LEASE, MISSING, NOT_PROPOSED, OK,
@@ -76,7 +77,7 @@ cdef class Requests:
         if now_us < self.expire_due_us:
             return 0
         self.expire_due_us = now_us + EXPIRE_US
-        self.session.expire(now_us, UNKNOWN, self.results)
+        self.session.expire(now_us, NOT_PROPOSED if MUTANT(28) else UNKNOWN, self.results)
         if self.reads.count:
             self.reads.expire(now_us, UNAVAILABLE, self.results)
         for i in range(self.backlog_at, <size_t>len(self.backlog)):
@@ -227,7 +228,8 @@ cdef class Requests:
         cdef Outbox box
         if g.ticket & LOCAL == LOCAL:
             self.reads.granted(g.ticket & OWN, g.index)
-        elif self.peers[slot].up and g.ticket == self.ticket(slot, g.ticket & OWN):
+        elif self.peers[slot].up and (MUTANT(27)
+                                      or g.ticket == self.ticket(slot, g.ticket & OWN)):
             box = <Outbox>self.boxes[slot]
             box.begin(FRAME_GRANTED, 0, self.raft.term)
             box.put_u64(g.ticket & OWN)

@@ -8,6 +8,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from dengine._core.codec cimport stamp
+from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.tree cimport item_drop, item_hold
 from dengine._core.types cimport unlikely
@@ -126,7 +127,7 @@ cdef class Session:
         return waiter
 
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept:
-        if session != self.id or index <= self.after:
+        if session != self.id or (index <= self.after and not MUTANT(51)):
             return NULL
         return self.withdraw(sequence)
 
@@ -142,7 +143,8 @@ cdef class Session:
                 raise InvariantError(f"a session of node {c.node}, which is one too many")
             self.table_count += 1
         r = &self.table[i]
-        if r.node == c.node and r.nonce == c.nonce and r.incarnation == c.incarnation:
+        if r.node == c.node and (r.nonce == c.nonce or MUTANT(50)) and (
+                r.incarnation == c.incarnation):
             return 0                            # a repeat changes nothing
         r.node = c.node
         r.incarnation = c.incarnation

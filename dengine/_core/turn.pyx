@@ -5,6 +5,7 @@ from libc.stdlib cimport malloc
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_members
 from dengine._core.consensus cimport LEADER
+from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport load_acquire
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport Raft
@@ -60,7 +61,8 @@ cdef class Turn(Requests):
             if likely(self.failed is None):
                 if self.skip_ticks:
                     self.skip_ticks -= 1
-                elif self.last_us and now - self.last_us > self.raft.opt.timeout_us // 2:
+                elif (self.last_us and now - self.last_us > self.raft.opt.timeout_us // 2
+                      and not MUTANT(41)):
                     self.skip_ticks = 0 if self.alone else SKIP_TICKS
                 self.reap(now)
                 if self.skip_ticks == 0:
@@ -180,7 +182,7 @@ cdef class Turn(Requests):
                 self.serve(slot)
             self.flush_links()
         # no record of a term before the term itself is saved
-        if raft.version == raft.saved:
+        if raft.version == raft.saved or MUTANT(40):
             self.log.write(self.flusher, raft.commit, now_us)
             self.log.plan()
         self.persisted(now_us)
@@ -221,7 +223,7 @@ cdef class Turn(Requests):
             job.iov[0].iov_base = page
             job.iov[0].iov_len = PAGE
             job.parts = 1
-            job.offset = slot * PAGE
+            job.offset = (0 if MUTANT(39) else slot) * PAGE
             job.version = self.raft.version
             job.owned = page if slot else NULL
             self.flusher.submit()

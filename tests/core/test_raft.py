@@ -283,6 +283,14 @@ def test_a_conflicting_suffix_is_cut():
     assert (raft.cut_to, raft.append_from, raft.log) == (2, 3, [1, 1, 3])
 
 
+def test_a_sync_of_what_was_cut_counts_for_nothing():
+    raft = BareRaft(2, log=[1, 1], term=1)
+    raft.step(APPEND, 1, 3, index=1, index_term=1, entries=[3], round=1)
+    raft.saved()
+    assert raft.durable(2, term=1) == []
+    assert [(m.kind, m.index) for m in raft.durable(2)] == [("durable", 2)]
+
+
 def test_an_old_append_cuts_nothing():
     """R 5.3: only a conflict cuts; an append that was overtaken does not."""
     raft = BareRaft(2, log=[1, 1, 1], term=1)

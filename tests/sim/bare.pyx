@@ -95,9 +95,9 @@ cdef class BareRaft:
         self.raft.persisted(self.raft.version, 0, 0, self.now)
         return self.take()
 
-    def durable(self, uint64_t index):
-        """Its own log is on disk up to here."""
-        self.raft.persisted(0, self.raft.terms.at(index), index, self.now)
+    def durable(self, uint64_t index, uint64_t term=0):
+        """Its own log is on disk up to here; `term` of that entry when it was written."""
+        self.raft.persisted(0, term or self.raft.terms.at(index), index, self.now)
         return self.take()
 
     def propose(self, uint64_t n=1):

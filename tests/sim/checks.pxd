@@ -57,6 +57,7 @@ cdef class Checks:
     cdef int forget(self, int node) except -1
     cdef int after(self, int node, Turn turn) except -1             # each step
     cdef int meta_synced(self, int node) except -1          # a slot may have reached the platter
+    cdef int at_rest(self, int node, bint broken) except -1         # no save is under way
     cdef int sends(self, int node, Turn turn, int to, const char *data, size_t n) except -1
 
     cdef int see_log(self, int node, Turn turn) except -1

@@ -245,6 +245,9 @@ cdef class Checks:
             raise Violation(f"node {node + 1}: commit falls from {self.commit[node]} to {commit}")
         if commit > log.count:
             raise Violation(f"node {node + 1} commits {commit} and holds {log.count}")
+        if turn.raft.role == LEADER and log.at[commit - 1] >> 32 != turn.raft.term:
+            raise Violation(f"node {node + 1} leads term {turn.raft.term} and commits up to entry "
+                            f"{commit} of term {log.at[commit - 1] >> 32}")
         for i in range(self.commit[node], commit):
             if i < self.committed.count:
                 if self.committed.at[i] != log.at[i]:
@@ -295,6 +298,13 @@ cdef class Checks:
         self.vote[node] = best.vote
         if best.vote:
             self.votes.put(best.term << 4 | node, best.vote)
+        return 0
+
+    cdef int at_rest(self, int node, bint broken) except -1:
+        """One bad copy of the hard state is always covered by the other."""
+        cdef File *f = file_named(self.disks[node], self.meta_paths[node])
+        if f != NULL and not broken and memcmp(f.platter, f.platter + PAGE, sizeof(MetaSlot)):
+            raise Violation(f"node {node + 1}: the two copies of its hard state differ at rest")
         return 0
 
     cdef int sends(self, int node, Turn turn, int to, const char *data, size_t n) except -1:

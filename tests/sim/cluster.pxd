@@ -43,6 +43,7 @@ cdef class Cluster(Network):
     cdef public uint64_t until_us           # sessions ask nothing after
     cdef public uint64_t think_us           # mean time between answer and next request
     cdef public int keys
+    cdef public int write_percent           # of requests
     cdef public bint large                  # some values of hundreds of KiB
     cdef uint64_t writes
     cdef dict revisions                     # of keys, as somebody saw them last

@@ -65,7 +65,7 @@ cdef class Session:
         cdef SimNode node
         cdef Client x
         cdef bytes key
-        cdef uint64_t kind = c.draw(100), timeout = 100_000 + c.draw(100_000)
+        cdef uint64_t kind = c.draw(50), timeout = 100_000 + c.draw(100_000)
         if c.now_us >= c.until_us:
             return 0
         if c.draw(10) == 0:
@@ -76,24 +76,24 @@ cdef class Session:
             self.node = <int>c.draw(len(c.nodes))
             return c.push(c.now_us + c.about(c.think_us) + 1000, EV_CLIENT, -1, 0, self)
         key = b"k%d" % c.draw(c.keys)
-        if kind < 50:
+        if <int>c.draw(100) >= c.write_percent:
             x = c.new_client(self.node, key, GET, <int>c.draw(3), timeout)
             x.key, x.policy = key, x.rule
-        elif kind < 80:
+        elif kind < 30:
             x = c.new_client(self.node, key, PUT, 0, timeout)
             c.writes += 1
             x.value = b"w%d" % c.writes
             if c.large and c.draw(200) == 0:
                 x.value += b"." * c.draw(LARGE)
             x.command = encode_put(key, x.value)
-        elif kind < 90:
+        elif kind < 40:
             x = c.new_client(self.node, key, PUT_IF, 0, timeout)
             c.writes += 1
             x.value = b"w%d" % c.writes
             x.compare = EXISTS if c.draw(4) == 0 else IS_REVISION
             x.against = c.revisions.get(key, 0) if x.compare == IS_REVISION else 0
             x.command = encode_put_if(key, x.value, x.compare, x.against)
-        elif kind < 95:
+        elif kind < 45:
             x = c.new_client(self.node, key, DELETE, 0, timeout)
             x.command = encode_delete(key)
         else:
@@ -143,6 +143,7 @@ cdef class Cluster(Network):
         self.sessions = []
         self.revisions = {}
         self.keys = 8
+        self.write_percent = 50
         self.think_us = 5_000
 
     def load(self, int sessions):

@@ -179,6 +179,7 @@ cdef class Nodes(Events):
             self.finish(node)
         node.turn.flusher.run_inline()          # as its thread does before it ends
         self.checks.meta_synced(i)
+        self.checks.at_rest(i, i in self.broken)
         try:
             core.close(node.turn)
         except StorageError:
@@ -276,6 +277,8 @@ cdef class Nodes(Events):
         """A node that meets an error of its disk ends; any other end is a violation."""
         why = node.turn.failed
         if node.index not in self.broken or not isinstance(why, StorageError):
+            if isinstance(why.__cause__, Violation):
+                raise why.__cause__
             raise Violation(f"node {node.index + 1} stopped: {why!r}")
         self.count("stopped by its disk")
         self.checks.dies(node.index, node.turn, node.index in self.lying)

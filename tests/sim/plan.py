@@ -45,6 +45,7 @@ class Plan:
     sessions: int
     think_us: int
     keys: int
+    write_percent: int
     large: bool
     drift_ppm: int
     delay_us: int       # mean of a link; 0: some 300 us
@@ -83,7 +84,8 @@ def plan(seed: int, **fixed: Any) -> Plan:
         seed=seed, nodes=nodes, strategy=strategy,
         load_ms=fixed.get("load_ms") or r.randrange(3000, 9000),
         sessions=r.choice((1, 3, 6, 10, 20)), think_us=r.choice((1, 3, 10, 30)) * MS,
-        keys=r.randrange(2, 20), large=r.random() < 0.1,
+        keys=r.randrange(2, 20), write_percent=r.choice((50, 50, 50, 10, 1)),
+        large=r.random() < 0.1,
         drift_ppm=r.choice((0, 1000, 10_000, 40_000)),
         delay_us=r.choice((0, 0, 0, 3 * MS, 15 * MS)) if promise >= 600 else 0,
         mangle=[r.choice((0.0, 0.005, 0.03)) if chaos else 0.0 for _ in range(3)]

@@ -28,6 +28,7 @@ class Run:
         self.plan = p
         self.cluster = c = Cluster(p.seed, nodes=p.nodes, strategy=p.strategy, **p.options)
         c.think_us, c.keys, c.large = p.think_us, p.keys, p.large
+        c.write_percent = p.write_percent
         c.delay_us = p.delay_us or c.delay_us
         c.on_stop = lambda node: self._boot_in(node, 5 + p.seed % 500)
         c.until_us = p.load_ms * MS
@@ -191,6 +192,7 @@ class Run:
         c.heal()
         for node in range(self.plan.nodes):
             c.stall(node, 0)
+            c.go_on(c.nodes[node])
             c.mend(node)
             self._boot(node)
 
