@@ -32,8 +32,6 @@ cdef class Client(Waiter):
         self.ended_us = cluster.now_us
         cluster.told[status & 7] += 1
         (<SimNode>cluster.nodes[self.node]).open.pop(id(self), None)
-        if cluster.story is not None:
-            cluster.tell(f"{self!r} is answered {STATUSES[status]}, revision {revision}")
         if status <= CONFLICT:
             if self.kind == GET:
                 self.value = None if item == NULL else PyBytes_FromStringAndSize(
@@ -48,12 +46,32 @@ cdef class Client(Waiter):
                     f"{self!r} is stale: {self.floor} had been seen before it began")
             if status != CONFLICT and revision > cluster.seen:
                 cluster.seen = revision
+        if cluster.story is not None:
+            cluster.tell(f"{self.words()}: {self.outcome()}")
         return 0 if self.session is None else self.session.told(self)
 
+    def words(self):
+        """What is asked, and where."""
+        value = b"=" + self.value[:20] if self.kind == PUT or self.kind == PUT_IF else b""
+        return f"{self.name()} {(self.key_text + value).decode()} at node {self.node + 1}"
+
+    def outcome(self):
+        """What it was told."""
+        if self.status < 0:
+            return "no answer yet"
+        if self.status == OK and self.kind == GET:
+            return f"{self.value[:20].decode()}, revision {self.revision}"
+        if self.status <= CONFLICT:
+            return f"{STATUSES[self.status]}, revision {self.revision}"
+        return STATUSES[self.status]
+
+    def name(self):
+        """The kind of request."""
+        return {GET: ("linearizable read", "lease read", "eventual read")[self.rule], PUT: "put",
+                DELETE: "delete", PUT_IF: "put if", DELETE_IF: "delete if"}[self.kind]
+
     def __repr__(self):
-        names = {GET: ("linearizable", "lease", "eventual")[self.rule], PUT: "put",
-                 DELETE: "delete", PUT_IF: "put if", DELETE_IF: "delete if"}
-        return (f"<{names[self.kind]} {self.key_text} {(self.value or b'')[:20]} "
+        return (f"<{self.name()} {self.key_text} {(self.value or b'')[:20]} "
                 f"at node {self.node + 1}, "
                 f"{self.began_us}..{self.ended_us}: status {self.status} revision {self.revision}>")
 
@@ -202,7 +220,7 @@ cdef class Cluster(Network):
         self.clients.append(c)
         node.open[id(c)] = c
         if self.story is not None:
-            self.tell(f"{c!r} is asked")
+            self.tell(f"{c.words()}: asked")
         node.turn.submit(c)
         return c
 

@@ -130,12 +130,12 @@ cdef int do_fdatasync(void *ctx, int fd) noexcept nogil:
     for i in range(f.low, f.high):
         if f.sectors[i] != DIRTY:
             continue
-        if draw(d) & 1:
+        if d.forgets or draw(d) & 1:
             f.sectors[i] = LIE
         else:
             memcpy(f.platter + i * SECTOR, f.cache + i * SECTOR, SECTOR)
             f.sectors[i] = CLEAN
-    if draw(d) & 1:
+    if not d.forgets and draw(d) & 1:
         f.synced_size = f.size
     return error
 

@@ -36,6 +36,7 @@ ctypedef struct Past:
 cdef class Events:
     cdef readonly object seed
     cdef uint64_t random
+    cdef readonly bint steady               # what varies by chance takes its middle instead
     cdef readonly uint64_t now_us
     cdef uint64_t sequence
     cdef readonly uint64_t steps            # events that were a turn of a node, all checks after it
@@ -47,6 +48,7 @@ cdef class Events:
     cdef public object story                # a list: what happened, in words; None: not told
 
     cdef uint64_t draw(self, uint64_t below) noexcept
+    cdef uint64_t vary(self, uint64_t below) noexcept
     cdef uint64_t about(self, uint64_t mean) noexcept
     cdef bint chance(self, double p) noexcept
     cdef int push(self, uint64_t at_us, int kind, int node, uint64_t more, object what) except -1

@@ -46,8 +46,14 @@ cdef class Events:
         x ^= x >> 31
         return x % below
 
+    cdef uint64_t vary(self, uint64_t below) noexcept:
+        """A draw for what may be steady."""
+        return below // 2 if self.steady else self.draw(below)
+
     cdef uint64_t about(self, uint64_t mean) noexcept:
         """Exponential around `mean`."""
+        if self.steady:
+            return mean
         return <uint64_t>(-ln((1 + self.draw(1000000)) / 1000001.0) * mean) + 1
 
     cdef bint chance(self, double p) noexcept:

@@ -124,7 +124,7 @@ cdef class Network(Nodes):
                 self.push(max(self.now_us, link.arrives_us) + 1 + self.about(1000), EV_DOWN,
                           link.other.owner, 0, link.other)
             elif link.other.open:
-                self.push(self.now_us + 300_000 + self.draw(2_000_000), EV_DOWN, link.other.owner,
+                self.push(self.now_us + 300_000 + self.vary(2_000_000), EV_DOWN, link.other.owner,
                           0, link.other)
         node.links = [None] * len(self.nodes)
         return 0
@@ -179,7 +179,7 @@ cdef class Network(Nodes):
 
     cdef int schedule_arrival(self, MemLink link) except -1:
         cdef uint64_t delay = self.about(self.delay_us)
-        if self.draw(STRAGGLER) == 0:
+        if self.vary(STRAGGLER) == 0:
             delay *= 50
         link.arrives_us = max(link.arrives_us, self.now_us + delay)
         return self.push(link.arrives_us, EV_DATA, link.peer, 0, link)
@@ -190,7 +190,7 @@ cdef class Network(Nodes):
         if not link.queue:
             return 0
         data = link.queue.popleft()
-        if len(data) > 1 and self.draw(6) == 0:
+        if len(data) > 1 and self.vary(6) == 0:
             n = 1 + self.draw(len(data) - 1)
             link.queue.appendleft(data[n:])
             self.push(self.now_us + self.draw(100), EV_DATA, link.peer, 0, link)
@@ -217,6 +217,7 @@ cdef class Network(Nodes):
         if why is not None and link.open:
             self.faults.append((self.now_us, link.owner, link.peer, why))
             self.count("frame refused")
+            self.tell(f"node {link.owner + 1} refuses node {link.peer + 1}: {why}")
             if self.strict and (<SimNode>self.nodes[link.owner]).turn.failed is None:
                 raise Violation(f"node {link.owner + 1} refuses node {link.peer + 1}: {why}")
             self.give_up(link)
@@ -228,7 +229,7 @@ cdef class Network(Nodes):
         cdef Hello h
         self.heard[f.kind % FRAMES] += 1
         if self.story is not None:
-            self.tell(f"node {link.owner + 1} <- node {link.peer + 1}  {describe(f)}")
+            self.tell(f"{link.peer + 1} -> {link.owner + 1}: {describe(f)}")
         if link.up:
             return frames.receive(node.turn, link.peer, f)
         if f.kind != FRAME_HELLO or hello_decode(f, &h):
@@ -312,7 +313,7 @@ cdef class Network(Nodes):
             self.cuts[i][j] = True
             self.cut_number += 1
             self.numbers[i, j] = self.cut_number
-            self.push(self.now_us + 200_000 + self.draw(2_000_000), EV_SILENT, i * 16 + j,
+            self.push(self.now_us + 200_000 + self.vary(2_000_000), EV_SILENT, i * 16 + j,
                       self.cut_number, None)
 
     def heal(self, a=None, b=None):

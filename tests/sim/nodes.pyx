@@ -35,7 +35,7 @@ cdef class Loop:
 
     def call_soon(self, callback):
         if self.life == self.node.life:
-            self.nodes.push(self.nodes.now_us + 5 + self.nodes.draw(60), EV_TURN,
+            self.nodes.push(self.nodes.now_us + 5 + self.nodes.vary(60), EV_TURN,
                             self.node.index, self.life, None)
 
     call_soon_threadsafe = call_soon
@@ -86,7 +86,17 @@ cdef class Nodes(Events):
         if old is not None:
             node.disk.state.clock = old.state.clock
         node.disk.state.clock.base_us = &self.now_us
+        node.disk.state.forgets = self.steady
         self.checks.disks[node.index] = node.disk.state
+
+    def be_steady(self):
+        """No chance from now on; no clock runs wrong; what is not synced is lost with power."""
+        cdef SimNode node
+        self.steady = True
+        for node in self.nodes:
+            node.disk.state.forgets = True
+            node.disk.state.clock.offset_us = 1_000_000
+            node.disk.state.clock.drift_ppm = 0
 
     cdef int count(self, str what) except -1:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -96,7 +106,7 @@ cdef class Nodes(Events):
     cdef int node_event(self, SimNode node, int kind) except -1:
         """What comes from the node itself: its timer, its loop, its workers."""
         if kind == EV_TICK:
-            self.push(self.now_us + self.tick_us - 1000 + self.draw(2000), EV_TICK, node.index,
+            self.push(self.now_us + self.tick_us - 1000 + self.vary(2000), EV_TICK, node.index,
                       node.life, None)
             self.run_node(node)
         elif kind == EV_TURN:
@@ -143,10 +153,11 @@ cdef class Nodes(Events):
                                 "nothing to repair" if not node.turn.notes else
                                 "a torn tail cut"))
         if self.story is not None:
-            self.tell(f"node {i + 1} starts in term {node.turn.meta.state.term}, its log ends at "
-                      f"{node.turn.log.last} {node.turn.notes or ''}")
+            told = (f"node {i + 1} starts in term {node.turn.meta.state.term}, its log ends at "
+                    f"{node.turn.log.last}")
+            self.tell("; ".join([told, *node.turn.notes]))
         self.checks.booted(i, node.turn)
-        self.push(self.now_us + 1 + self.draw(self.tick_us), EV_TICK, i, node.life, None)
+        self.push(self.now_us + 1 + self.vary(self.tick_us), EV_TICK, i, node.life, None)
         self.connect(i)
         self.look(node)
 
@@ -192,7 +203,7 @@ cdef class Nodes(Events):
     def bury(self, SimNode node not None):
         """The process is gone: its connections break, its clients are told."""
         cdef int i = node.index
-        cdef bint sent = self.draw(2) != 0
+        cdef bint sent = self.vary(2) != 0
         if self.story is not None:
             self.tell(f"node {i + 1} is gone")
         node.alive = False
@@ -276,6 +287,7 @@ cdef class Nodes(Events):
     def stopped(self, SimNode node not None):
         """A node that meets an error of its disk ends; any other end is a violation."""
         why = node.turn.failed
+        self.tell(f"node {node.index + 1} stops: {why}")
         if node.index not in self.broken or not isinstance(why, StorageError):
             if isinstance(why.__cause__, Violation):
                 raise why.__cause__
@@ -322,7 +334,7 @@ cdef class Nodes(Events):
                 return 0
             r.hurry = 0
         node.syncing = True
-        node.begun = self.draw(4) != 0
+        node.begun = self.vary(4) != 0
         if node.begun:
             node.disk.state.hold = True
             node.turn.flusher.run_one()
@@ -350,6 +362,6 @@ cdef class Nodes(Events):
             return self.push(min(node.stalled_us, self.now_us + STALL_US), EV_SYNC, node.index,
                              node.life, None)
         self.finish(node)
-        if r.head == r.done and self.draw(4) == 0:
+        if r.head == r.done and (self.steady or self.draw(4) == 0):
             refresh(r.marks, r.io)
         return self.run_node(node)

@@ -80,6 +80,7 @@ ctypedef struct State:
     uint64_t space              # bytes of all files together; more is ENOSPC
     Clock clock
     uint64_t sync_us            # that each sync takes
+    bint forgets                # loses all that is not synced, where chance would keep some
     uint64_t life               # grows with each crash: descriptors of an earlier life are dead
     uint64_t calls[CALLS]
     File files[FILES]

@@ -231,6 +231,10 @@ cdef void forget_life(State *d) noexcept nogil:
     release(d)
 
 
+cdef bint keeps(State *d) noexcept nogil:
+    return not d.forgets and draw(d) & 1
+
+
 cdef void cut_file(State *d, File *f) noexcept nogil:
     """Of each sector one of the versions that it had since it was last synced."""
     cdef uint64_t i, low = f.low, high = f.high
@@ -240,14 +244,14 @@ cdef void cut_file(State *d, File *f) noexcept nogil:
     high = max(high, f.flight_high)
     for i in range(low, high):
         from_ = f.platter
-        if f.sectors[i] & FLYING and draw(d) & 1:
+        if f.sectors[i] & FLYING and keeps(d):
             from_ = f.flight
-        if f.sectors[i] & DIRTY and draw(d) & 1:
+        if f.sectors[i] & DIRTY and keeps(d):
             from_ = f.cache
         if from_ != f.platter:
             memcpy(f.platter + i * SECTOR, from_ + i * SECTOR, SECTOR)
         f.sectors[i] = CLEAN
-    if f.size != f.synced_size and draw(d) & 1:
+    if f.size != f.synced_size and keeps(d):
         f.synced_size = f.size
     f.size = f.synced_size
     f.low, f.high = d.capacity // SECTOR, 0
@@ -261,7 +265,7 @@ cdef void cut_power(State *d) noexcept nogil:
     cdef int i
     d.flying = -1
     for i in range(d.change_count):
-        if draw(d) & 1:
+        if keeps(d):
             name_made(d, d.changes[i].path).synced_file = d.changes[i].file
     d.change_count = 0
     for i in range(d.name_count):

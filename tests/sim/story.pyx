@@ -35,7 +35,12 @@ cdef str describe(const Frame *f):
             return (f"{'pre-vote' if f.flags & PRE else 'vote'} "
                     f"{'granted' if f.flags & GRANTED else 'refused'}, term {m.term}")
         if f.kind == FRAME_HEARD:
-            return f"heard round {m.round} of term {m.term}"
+            if f.flags & DIVERGED:
+                return f"heard round {m.round} of term {m.term}, its log diverged"
+            if f.flags & REJECTED:
+                return (f"heard round {m.round} of term {m.term}, rejected: the logs may agree up "
+                        f"to {m.index} of term {m.index_term}")
+            return f"heard round {m.round} of term {m.term}, up to {m.index}"
         what = ("rejected at" if f.flags & REJECTED else "diverged at" if f.flags & DIVERGED
                 else "up to")
         return f"durable {what} {m.index} in term {m.term}"
