@@ -2,7 +2,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport ENTRY_COMMAND, GET, encode_register
 from dengine._core.consensus cimport LEADER
@@ -166,7 +166,7 @@ cdef class Requests:
             size += sizeof(uint32_t) + PyBytes_GET_SIZE(waiter.command)
             self.backlog_at += 1
             count += 1
-        (<uint32_t *>(box.data + at))[0] = count
+        memcpy(box.data + at, &count, sizeof(count))        # at no multiple of 4
         self.forwarded += count
         return box.end()
 

@@ -428,7 +428,7 @@ cdef Item *bound_new(const Item *left, const Item *right) noexcept nogil:
     cdef uint32_t n = 0
     while n < left.key_size and left.data[n] == right.data[n]:
         n += 1
-    return item_new(right.data, n + 1, NULL, 0)
+    return item_new(right.data, n + 1, right.data, 0)
 
 
 cdef void *allocate(size_t n) noexcept nogil:

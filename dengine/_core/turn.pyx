@@ -208,7 +208,7 @@ cdef class Turn(Requests):
             config_from(&config, &self.members)
             self.raft.adopt(&config, True, 0)
             n = 2
-        self.log.append(self.raft.term, ENTRY_NOOP, NULL, 0)
+        self.log.append(self.raft.term, ENTRY_NOOP, b"", 0)
         return self.raft.begun(n)
 
     cdef int save(self) except -1:
