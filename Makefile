@@ -21,8 +21,8 @@ BUILT_TESTS := $(BUILT)-tests
 export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
-.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants chaos \
-        histories lint bench wheel docs clean
+.PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants \
+        chaos sanitize guard histories lint bench wheel docs clean
 
 help: ## this list
 	@echo "make ..."
@@ -65,6 +65,12 @@ histories: $(BUILT_TESTS) $(INSTALLED) ## long histories of three nodes: N= OPER
 	$(RUN) -m tests.check.campaign --histories $(N) --operations $(OPERATIONS) \
 		$(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM)) \
 		--evidence $(EVIDENCE)/histories.json
+
+sanitize: $(BUILT_TESTS) $(INSTALLED) ## ASan, UBSan, TSan, Store of 8 threads: SECONDS= SHORT=1
+	$(RUN) -m tests.sanitize $(if $(SHORT),--short) $(if $(SECONDS),--seconds $(SECONDS))
+
+guard: $(BUILT_TESTS) $(INSTALLED) ## instructions of core operations against guard.json: UPDATE=1
+	$(RUN) -m tests.guard $(if $(UPDATE),--update)
 
 lint: $(INSTALLED) ## ruff, cython-lint, mypy
 	$(RUN) -m ruff check .

@@ -2,7 +2,7 @@
 import argparse
 import time
 
-from tests.sanitize.races import PLANTS, run
+from tests.sanitize.races import run
 
 SLICE_S = 2.0
 
@@ -11,13 +11,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--plant", choices=PLANTS, default="", help="a rule to break")
     args = parser.parse_args()
     until = time.monotonic() + args.seconds
     done: dict[str, int] = {}
     seed = args.seed
     while (left := until - time.monotonic()) > 0:
-        for name, count in run(min(SLICE_S, left), seed, args.plant).items():
+        for name, count in run(min(SLICE_S, left), seed).items():
             done[name] = done.get(name, 0) + count
         seed += 1
     print(f"seeds {args.seed} to {seed - 1}:", *(f"{n} {name}," for name, n in done.items()))

@@ -16,6 +16,8 @@ from dengine._core.tree cimport (Cursor, Node, item_drop, item_hold, tree_drop, 
                                  tree_next, tree_seek)
 from dengine._core.types cimport (JOB_SYNC, JOB_WRITE, JOBS, Io, Item, Job, Position, iovec)
 
+from tests.sim.store import check
+
 cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *, void *, void *(*)(void *) noexcept nogil, void *)
     int pthread_join(pthread_t, void **)
@@ -317,7 +319,8 @@ cdef class Turning:
         self.reap()
         for _ in range(<int>self.draw(30)):
             self.change()
-        self.pin()
+        for _ in range(<int>self.draw(WALKERS)):       # of one tree: who drops the last?
+            self.pin()
         return 0
 
 
@@ -340,12 +343,17 @@ def run(double seconds, uint64_t seed=1, str plant="") -> dict:
                     nanosleep(&pause, NULL)
     finally:
         t.stop()
-    t.kv.check()
+    check(t.kv)
     if t.broken:
         raise AssertionError(f"{t.broken} promises to another thread were broken")
     return {"turns": turns, "jobs": t.jobs, "syncs": t.memory.syncs, "pins": t.pins,
             "walked": sum([t.walkers[i].walked for i in range(WALKERS)]),
             "waits": sum([t.waiters[i].waits for i in range(WAITERS)])}
+
+
+# ------------------------------------------------------------------------- faults for the others
+ctypedef void (*Release)(void *) noexcept nogil
+cdef Release give = free                # the compiler would see through free itself
 
 
 def over_read(int n) -> int:
@@ -354,5 +362,23 @@ def over_read(int n) -> int:
     cdef int value
     memset(block, 1, n)
     value = block[n]
+    free(block)
+    return value
+
+
+def use_after_free(int n) -> int:
+    """A byte of a block of n that is no longer ours."""
+    cdef char *block = <char *>malloc(n)
+    memset(block, 1, n)
+    give(block)
+    return block[n - 1]
+
+
+def misaligned(int n) -> int:
+    """A number at an odd place of a block of n."""
+    cdef char *block = <char *>malloc(n)
+    cdef int value
+    (<uint64_t *>(block + 1))[0] = n
+    value = block[1]
     free(block)
     return value
