@@ -6,7 +6,9 @@
 It decides what is counted and how it is judged. Callgrind counts, so the figures do not depend on
 the machine's load: each operation runs n and 3n times, and the difference is what 2n of them take.
 They do depend on compiler, interpreter and C library: with others than the file's it says so and
-passes. The operations themselves are in tests/sim/work.pyx, and below where they need Python.
+passes. The C library is made to copy and compare as on the oldest x86-64, so the processor matters
+only where it has no CRC instruction. The operations themselves are in tests/sim/work.pyx, and below
+where they need Python.
 """
 import argparse
 import asyncio
@@ -28,6 +30,17 @@ KEY, VALUE = b"k" * 16, b"v" * 64
 REQUEST = b"GET /kv/a HTTP/1.1\r\nHost: x\r\nUser-Agent: guard\r\nAccept: */*\r\n\r\n"
 MARK = "dengine_mark"
 TIMEOUT_S = 600
+# Which of its functions glibc picks, and from how many bytes on, follows from the processor.
+FIXED = ":".join([
+    "glibc.cpu.hwcaps=" + ",".join(f"-{name}" for name in (
+        "AVX2", "AVX", "AVX512F", "AVX512VL", "AVX512BW", "ERMS", "FSRM", "SSSE3", "SSE4_1",
+        "SSE4_2", "BMI2", "LZCNT", "MOVBE", "RTM")),
+    "glibc.cpu.x86_non_temporal_threshold=0xc0000",
+    "glibc.cpu.x86_rep_movsb_threshold=0x1000",
+    "glibc.cpu.x86_rep_stosb_threshold=0x1000",
+])
+ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "GLIBC_TUNABLES": FIXED,
+               "LC_ALL": "C"}
 Work = Callable[[int], object]
 
 
@@ -105,14 +118,15 @@ async def measure(directory: Path) -> None:
 
 
 # ---------------------------------------------------------------------------- the counter
-def counted() -> dict[str, float]:
-    """Instructions of one operation each, by name."""
+def counted(*measuring: str) -> dict[str, float]:
+    """Instructions of one operation each, by name. `measuring` is what Python runs."""
     with tempfile.TemporaryDirectory(prefix="dengine-guard-") as scratch:
         out = Path(scratch, "out")
         command = ["valgrind", "--tool=callgrind", "--separate-threads=yes",
                    f"--callgrind-out-file={out}", f"--dump-before={MARK}",
-                   sys.executable, "-m", "tests.guard", "--measure", scratch]
-        env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+                   sys.executable, *(measuring or ("-m", "tests.guard", "--measure")), scratch]
+        env = {name: value for name, value in os.environ.items() if not name.startswith("DENGINE")}
+        env |= ENVIRONMENT
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=env,
                               cwd=FILE.parents[1])
         if done.returncode:
@@ -153,13 +167,14 @@ def tools() -> dict[str, str]:
         "cython": Cython.__version__,
         "valgrind": first_line("valgrind", "--version"),
         "libc": os.confstr("CS_GNU_LIBC_VERSION") or "",
-        "machine": f"{os.uname().machine}, {'avx2' if has_avx2() else 'no avx2'}",
+        "machine": f"{os.uname().machine}, {'' if has_crc() else 'no '}CRC instruction",
     }
 
 
-def has_avx2() -> bool:
-    """The C library copies and compares in other ways without it."""
-    return " avx2 " in Path("/proc/cpuinfo").read_text()
+def has_crc() -> bool:
+    """Without it CRC-32C is computed from tables."""
+    known = Path("/proc/cpuinfo").read_text().split()
+    return {"sse4_2", "pclmulqdq"} <= {*known} or {"crc32", "pmull"} <= {*known}
 
 
 # ---------------------------------------------------------------------------- the judgement
@@ -180,9 +195,20 @@ def compare(before: dict[str, float], now: dict[str, float]) -> tuple[list[str],
     return table, wrong
 
 
-def differences(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    return [f"{name} is {now.get(name)!r}, not {before.get(name)!r}"
-            for name in {**before, **now} if before.get(name) != now.get(name)]
+def skipped(update: bool = False) -> str:
+    """Why nothing can be counted or compared here; "" if it can."""
+    from tests.sim.live import COUNTED
+
+    if shutil.which("valgrind") is None:
+        return "valgrind is not installed"
+    if COUNTED:
+        return "this is a debug build"
+    if update:
+        return ""
+    before, now = json.loads(FILE.read_text())["tools"], tools()
+    others = [f"\n  {name} is {now.get(name)!r}, not {before.get(name)!r}"
+              for name in {**before, **now} if before.get(name) != now.get(name)]
+    return f"the figures are of other tools:{''.join(others)}" if others else ""
 
 
 def main() -> int:
@@ -193,20 +219,15 @@ def main() -> int:
     if args.measure:
         asyncio.run(measure(args.measure))
         return 0
-    if shutil.which("valgrind") is None:
-        print("guard: skipped: valgrind is not installed")
+    if why := skipped(args.update):
+        print(f"guard: skipped: {why}")
         return 0
-    now_tools = tools()
-    before = json.loads(FILE.read_text()) if FILE.exists() else {"tools": {}, "instructions": {}}
-    others = differences(before["tools"], now_tools)
-    if others and not args.update:
-        print("guard: skipped: the figures are of other tools:", *others, sep="\n  ")
-        return 0
+    before = json.loads(FILE.read_text())["instructions"] if FILE.exists() else {}
     now = counted()
-    table, wrong = compare(before["instructions"], now)
+    table, wrong = compare(before, now)
     print(*table, sep="\n")
     if args.update:
-        FILE.write_text(json.dumps({"tools": now_tools, "instructions": now}, indent=1) + "\n")
+        FILE.write_text(json.dumps({"tools": tools(), "instructions": now}, indent=1) + "\n")
         print(f"guard: {FILE.name} is written: say in its commit why the figures changed")
         return 0
     for line in wrong:
