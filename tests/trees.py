@@ -12,10 +12,8 @@ LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "*.so", "__pycache__", 
                                   "db", "logs", "evidence")
 
 
-def copied(flavour: str) -> Path:
+def copied(tree: Path) -> None:
     """The checkout as it is now, without what is built; unchanged files keep their age."""
-    tree = ROOT / "build" / flavour / "tree"
-    tree.mkdir(parents=True, exist_ok=True)
     kept = set()
 
     def copy(source: str, target: str) -> str:
@@ -28,15 +26,17 @@ def copied(flavour: str) -> Path:
 
     shutil.copytree(ROOT, tree, ignore=LEFT_OUT, copy_function=copy, dirs_exist_ok=True)
     for file in tree.rglob("*"):
-        built = file.suffix == ".so" or "build" in file.relative_to(tree).parts
-        if file.is_file() and file not in kept and not built:
+        made = file.suffix == ".so" or "build" in file.relative_to(tree).parts
+        if file.is_file() and file not in kept and not made:
             file.unlink()
-    return tree
+    if (ROOT / "build" / "c").exists():         # translated already, but for what is older
+        shutil.copytree(ROOT / "build" / "c", tree / "build" / "c", copy_function=copy,
+                        dirs_exist_ok=True)
 
 
-def built(flavour: str) -> Path:
-    tree = copied(flavour)
-    env = {**os.environ, "DENGINE_BUILD": flavour, "DENGINE_TESTS": "1"}
+def build(tree: Path, flavour: str, modules: str = "1") -> None:
+    """Brings a tree up to date and compiles it; `modules` of the tests, as in setup.py."""
+    copied(tree)
+    env = {**os.environ, "DENGINE_BUILD": flavour, "DENGINE_TESTS": modules}
     subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=tree,
                    env=env, check=True)
-    return tree

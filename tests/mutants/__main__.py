@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.commits import commit, core
 from tests.mutants.table import MUTANTS
-from tests.trees import built
+from tests.trees import ROOT, build
 
 ENOUGH = 0.95
 RUN_S = 900.0
@@ -82,7 +82,8 @@ def main() -> int:
         chosen = [int(n) for n in a.only.split(",")]
     elif a.some:
         chosen = sorted(random.Random(commit(".")).sample(chosen, min(a.some, len(chosen))))
-    tree = built("faults")
+    tree = ROOT / "build" / "faults" / "tree"
+    build(tree, "faults")
     sound = judged(tree, 0, 20)
     if sound["check"]:
         print(f"the core without a planted bug fails: {sound['check']}")

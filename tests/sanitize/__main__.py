@@ -10,16 +10,14 @@ races.pyx, what a store must keep in threads.py.
 import argparse
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.trees import ROOT, build
+
 TREE = ROOT / "build" / "sanitize"
-LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "*.so", "__pycache__", "*.egg-info",
-                                  "db", "logs", "evidence")
 # What reads bytes that others wrote, and everything of _core that runs without processes.
 ASAN_TESTS = ["tests/core", "tests/http", "tests/test_peer.py", "tests/test_store.py",
               "tests/test_store_directory.py"]
@@ -44,35 +42,6 @@ OPTIONS = {
     "PYTHONMALLOC": "malloc",           # else a read beyond a bytes object stays in its arena
     "PYTHONHASHSEED": "0",
 }
-
-
-def copied() -> None:
-    """The checkout as it is now, without what is built; unchanged files keep their age."""
-    kept = set()
-
-    def copy(source: str, target: str) -> str:
-        kept.add(Path(target))
-        old, new = Path(target), Path(source).stat()
-        if not old.exists() or (old.stat().st_mtime_ns, old.stat().st_size) != (
-                new.st_mtime_ns, new.st_size):
-            shutil.copy2(source, target)
-        return target
-
-    shutil.copytree(ROOT, TREE, ignore=LEFT_OUT, copy_function=copy, dirs_exist_ok=True)
-    for file in TREE.rglob("*"):
-        made = file.suffix == ".so" or "build" in file.relative_to(TREE).parts
-        if file.is_file() and file not in kept and not made:
-            file.unlink()
-    if (ROOT / "build" / "c").exists():         # translated already, but for what is older
-        shutil.copytree(ROOT / "build" / "c", TREE / "build" / "c", copy_function=copy,
-                        dirs_exist_ok=True)
-
-
-def build(flavour: str) -> None:
-    copied()
-    env = {**os.environ, "DENGINE_BUILD": flavour, "DENGINE_TESTS": MODULES[flavour]}
-    subprocess.run([sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], cwd=TREE,
-                   env=env, check=True)
 
 
 def library(name: str) -> str:
@@ -108,7 +77,7 @@ def unnoticed(flavour: str) -> list[str]:
 
 
 def asan(short: bool, seconds: int) -> list[str]:
-    build("asan")
+    build(TREE, "asan", MODULES["asan"])
     failures = unnoticed("asan")
     # A plugin may import compiled code that is not ours, with reports of its own. What is written
     # to the file descriptor is not captured: a report comes when the process ends.
@@ -120,7 +89,7 @@ def asan(short: bool, seconds: int) -> list[str]:
 
 
 def tsan(short: bool, seconds: int) -> list[str]:
-    build("tsan")
+    build(TREE, "tsan", MODULES["tsan"])
     failures = unnoticed("tsan")
     share = str(max(2, seconds // 5))
     if fails("tsan", "-m", "tests.sanitize.race", "--seconds", share):
