@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from dengine import Engine
+from dengine._core.peer import Peer
 from dengine.config import loads
 from dengine.storage import cluster_id
 from tests.cluster import free_ports
 from tests.sim import views
+from tests.sim.cluster import Cluster
 
 HELLO, VOTE, APPEND, FORWARD, PING, BYE = 1, 2, 4, 7, 11, 12
 WAIT_S = 5.0
@@ -150,6 +152,24 @@ def test_random_bytes_never_stop_the_node(tmp_path: Path) -> None:
             assert engine.get_eventual(b"k") is None
 
     asyncio.run(run())
+
+
+def test_a_connection_given_up_before_it_was_made_is_closed() -> None:
+    """Between accept and connection_made there is no transport yet, at the latest in a close."""
+    class Transport(asyncio.Transport):
+        aborted = 0
+
+        def abort(self) -> None:
+            self.aborted += 1
+
+    transport = Transport()
+    cluster = Cluster(1)
+    cluster.start([0])
+    peer = Peer(cluster.nodes[0].turn, -1, print, print, print)
+    peer.abort()
+    peer.connection_made(transport)
+    cluster.close()
+    assert transport.aborted == 1
 
 
 def test_idle_strangers_are_bounded(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ cdef class Peer(Link):
     # ------------------------------------------------------------------------ asyncio's protocol
     def connection_made(self, transport):
         self.transport = transport
+        if self.closed:                         # given up before there was a transport
+            transport.abort()
+            return
         transport.set_write_buffer_limits(high=QUEUE_BYTES)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
