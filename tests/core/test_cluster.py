@@ -59,6 +59,8 @@ def test_a_clock_beyond_the_bound_is_noticed():
             current()
         except Violation as wrong:
             found.append(str(wrong))
+        finally:
+            current.cluster.close()
     assert any("primary" in x or "stale" in x for x in found), found
 
 
