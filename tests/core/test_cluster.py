@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from dengine.errors import ConfigError
 from tests.sim import history
 from tests.sim.checks import Violation
 from tests.sim.cluster import Cluster
 from tests.sim.plan import Fault, Plan, plan
-from tests.sim.run import Run, run
+from tests.sim.run import PAGE, Run, run
 from tests.sim.views import build_frame, check_frame
 
 FOUND = Path(__file__).parents[1] / "sim" / "found"
@@ -141,6 +142,17 @@ def test_a_directory_that_the_configuration_does_not_name_counts_for_nothing(mak
     c.boot(down)
     assert c.run_until(lambda: primary(c) != [], 3 * SECOND)
     assert done(c, c.put(down, b"k2", b"v2")) == [0]
+
+
+def test_an_empty_node_beside_a_log_forms_no_cluster(make):
+    c = make()
+    wiped = followers(c)[0]
+    c.kill(wiped)
+    c.wipe(wiped)
+    c.boot(wiped)
+    c.run_for(5 * SECOND)
+    assert c.states()[wiped]["connected"] != []
+    assert c.states()[wiped]["role"] == "follower", "nobody has to vote for it"
 
 
 @STRATEGIES
@@ -275,6 +287,24 @@ def test_no_entry_of_a_term_is_written_before_the_term_is_saved(make, strategy):
     c.stall(slow, 0)
     c.boot(next(i for i in range(5) if not c.nodes[i].alive))
     assert c.run_until(c.settled, 5 * SECOND)
+
+
+def test_at_rest_both_copies_of_the_hard_state_are_equal(make):
+    c = make()
+    for node in c.nodes:
+        meta = node.disk.read("/node/meta")
+        assert len(meta) == 2 * PAGE
+        assert meta[:PAGE] == meta[PAGE:]
+
+
+def test_the_promise_is_the_cluster_s(make):
+    """A follower's own file cannot shorten what the leader's lease relies on."""
+    c = make()
+    node = followers(c)[0]
+    c.kill(node)
+    c.nodes[node].setup.promise_ms -= 100
+    with pytest.raises(ConfigError, match="the cluster was formed with 600"):
+        c.boot(node)
 
 
 @STRATEGIES

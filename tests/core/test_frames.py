@@ -194,6 +194,20 @@ def test_a_session_in_another_s_name(cluster):
         assert "session" in refused(cluster, node, peer, FORWARD, body)
 
 
+def test_a_repeated_registration_changes_nothing(cluster):
+    """It arrives late, behind writes of its session that are under way."""
+    leader = cluster.leader()
+    node = (leader + 1) % 3
+    setup = cluster.nodes[node].setup
+    command = struct.pack("<BQQQQQQ", REGISTER, 0, 0, 0, node + 1, setup.incarnation, setup.nonce)
+    body = struct.pack("<II", 1, len(command)) + command
+    put = cluster.put(node, b"k", b"v")
+    frame = build_frame(FORWARD, 0, cluster.states()[leader]["term"], body)
+    assert cluster.receive(leader, node, frame) is None
+    assert cluster.run_until(lambda: put.status >= 0, 6_000_000)
+    assert put.status == 0
+
+
 def test_a_read_with_a_ticket_of_another_s(cluster):
     refused(cluster, *pair(cluster, "leader"), READ, struct.pack("<Q", 1 << 40))
 

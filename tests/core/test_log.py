@@ -96,6 +96,14 @@ def from_file(disk: Disk, log: LogBench, first: int, last: int, size: int):
     return disk.read(path)[offset:offset + n], count
 
 
+def test_what_is_not_written_is_not_read_from_the_file() -> None:
+    _, log = opened()
+    add(log, 10, 10)
+    write_all(log)
+    add(log, 10)
+    assert log.place(1, 3, MB)[3] == 2
+
+
 def test_a_span_gives_as_many_records_as_fit() -> None:
     _, log = opened()
     add(log, 8, 8, 8)                           # 40 bytes each

@@ -117,6 +117,20 @@ def test_while_something_is_not_synced_a_sync_is_queued() -> None:
     assert log.synced == 2
 
 
+def test_a_sync_of_one_segment_is_none_of_the_next() -> None:
+    _, log = opened(MEM_FIRST)
+    add(log, 10)
+    log.write()                                 # a late sync is queued, of the first segment
+    add(log, 15 * KB)
+    log.write()
+    log.run(1)
+    log.reap()
+    assert log.synced == 1, "the second record lies in another segment"
+    log.run()
+    log.reap()
+    assert log.synced == 2, "that has a sync of its own"
+
+
 def test_mem_first_writes_large_batches_through_the_flusher() -> None:
     _, log = opened(MEM_FIRST, segment=8 * MB, capacity=8 * MB)
     add(log, INLINE, 10)

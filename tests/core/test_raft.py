@@ -358,6 +358,17 @@ def test_a_leader_counts_itself_only_once_its_own_log_is_durable():
     assert raft.commit == 1
 
 
+def test_answers_of_an_older_term_do_not_count():
+    """R 5.1: what was acknowledged to a leader of before may be cut by now."""
+    raft = serving(log=[1], term=1)
+    raft.propose(1)
+    raft.durable(3)
+    raft.step(DURABLE, 2, 1, index=3)
+    assert raft.commit == 2
+    raft.step(DURABLE, 2, 2, index=3)
+    assert raft.commit == 3
+
+
 def test_two_of_four_are_no_majority():
     raft = leader(nodes=4)
     raft.durable(1)
