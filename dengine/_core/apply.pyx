@@ -57,5 +57,5 @@ cdef class Machine:
             revision[0] = self.kv.revision
             return OK
         status = OK if self.kv.delete(c.key, c.key_size) else MISSING
-        revision[0] = self.kv.revision
+        revision[0] = self.kv.revision if status == OK or not MUTANT(86) else 0
         return status

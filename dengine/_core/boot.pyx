@@ -9,6 +9,7 @@ from libc.string cimport memset
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
 from dengine._core.consensus cimport FOLLOWER, LEADER, Options
+from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport Worker, load_acquire
 from dengine._core.frames cimport adopt
 from dengine._core.kernel cimport kernel
@@ -38,7 +39,7 @@ ROLES = ("follower", "precandidate", "candidate", "leader")
 cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list names,
                    object setup) except -1:
     if not exists:
-        if names:
+        if names and not MUTANT(69):
             raise CorruptionError(
                 f"{fsdecode(directory)}: there is a log but no file `meta`, so this node's vote is "
                 "lost; nothing was changed; put the file back")

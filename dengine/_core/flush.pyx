@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.types cimport (JOB_CLOSE, JOB_META, JOB_PREPARE, JOB_READ, JOB_SYNC, JOB_WRITE,
                                   PAGE, SEGMENT_DATA, unlikely)
 
@@ -142,7 +142,7 @@ cdef int write_mark(Marks *m, const Io *io, int fd) noexcept nogil:
     mark_encode(page, &m.done, m.sequence + 1)
     part.iov_base = page
     part.iov_len = PAGE
-    cdef int error = write_all(io, fd, &part, 1, PAGE * (1 + ((m.sequence + 1) & 1)))
+    cdef int error = write_all(io, fd, &part, 1, PAGE * (1 + (m.sequence + 1) % (2 - MUTANT(78))))
     if error == 0:
         m.sequence += 1
         m.fresh = False
@@ -167,7 +167,8 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
     if job.late:
         job.from_us = io.now_us(io.ctx)
         read_written(m, &written)
-        if written.epoch == job.position.epoch:     # the segments before it are synced already
+        # the segments before it are synced already
+        if written.epoch == job.position.epoch or MUTANT(75):
             job.position = written
     if MUTANT(35):
         m.done = job.position
@@ -177,7 +178,7 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         error = write_mark(m, io, job.fd)
     if error == 0:
         start = io.now_us(io.ctx)
-        error = 0 if MUTANT(36) else -io.fdatasync(io.ctx, job.fd)
+        error = FAILPOINT(b"flush.sync") or (0 if MUTANT(36) else -io.fdatasync(io.ctx, job.fd))
         job.took_us = io.now_us(io.ctx) - start
     if error == 0:
         store_release(&m.sync_bytes, m.sync_bytes + PAGE * marked
@@ -208,7 +209,7 @@ cdef int prepare(Job *job, const Io *io) noexcept nogil:
     if error == 0:
         error = -io.fdatasync(io.ctx, job.fd)
     if error == 0:
-        error = -io.rename(io.ctx, job.path, job.to)
+        error = -io.rename(io.ctx, job.path, job.to) or FAILPOINT(b"prepare.renamed")
     if error == 0:
         error = 0 if MUTANT(38) else -io.sync_dir(io.ctx, job.directory)
     return error
@@ -232,12 +233,14 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
     cdef Marks *m = <Marks *>job.state
     job.error = m.failed if m != NULL else 0
     if job.error == 0 and job.kind & (JOB_WRITE | JOB_META):
-        job.error = write_all(io, job.fd, job.iov, job.parts, job.offset)
+        job.error = FAILPOINT(b"flush.write") or write_all(
+            io, job.fd, job.iov, job.parts, job.offset)
     if job.error == 0 and job.kind & JOB_META and not MUTANT(37):
-        job.error = -io.fdatasync(io.ctx, job.fd)
+        job.error = -io.fdatasync(io.ctx, job.fd) or FAILPOINT(b"meta.slot")
     if job.error == 0 and job.kind & JOB_SYNC:
-        job.error = sync(job, io)
-    if m != NULL and job.error:                 # a sync behind it would cover what is not there
+        job.error = sync(job, io) or FAILPOINT(b"flush.synced")
+    # a sync behind it would cover what is not there
+    if m != NULL and job.error and not MUTANT(79):
         m.failed = job.error
     if job.kind & JOB_PREPARE:
         job.error = prepare(job, io)

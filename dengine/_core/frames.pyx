@@ -78,7 +78,7 @@ cdef int form(Turn turn, uint64_t now) except -1:
     cdef int i
     for i in range(turn.members.count):
         if turn.members.id[i] != turn.meta.state.node and (
-                not turn.peers[i].up or turn.peers[i].last):
+                not turn.peers[i].up or (turn.peers[i].last and not MUTANT(62))):
             return 0
     if turn.log.last:
         return 0
@@ -106,7 +106,7 @@ cdef int adopt(Turn turn, const char *payload, size_t n) except -1:
     memset(&m, 0, sizeof(m))
     if members_decode(payload, n, &m):
         raise InvariantError("an entry of the log holds no configuration of this version")
-    if m.promise_ms != turn.promise_ms:
+    if m.promise_ms != turn.promise_ms and not MUTANT(63):
         raise ConfigError(
             f"raft.election.election_timeout_min_ms is {turn.promise_ms} here, but the cluster was "
             f"formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and restart")
@@ -192,7 +192,7 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
     m.runs = runs
     m.run_count = 0
     for i in range(m.count):
-        if record_check(at, left, m.index + 1 + i, term, crc):
+        if record_check(at, left, m.index + 1 + i, term, crc) and not MUTANT(64):
             return f"record {m.index + 1 + i} does not continue the chain at {m.index + i}"
         r = <const Record *>at
         if r.term != term or m.run_count == 0:

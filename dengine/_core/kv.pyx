@@ -9,6 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
+from dengine._core.fault cimport MUTANT
 from dengine._core.tree cimport (
     allocate, item_bytes, item_drop, item_new, refs_of, tree_drop,
     tree_hold, tree_insert, tree_next, tree_remove, tree_seek,
@@ -60,8 +61,9 @@ cdef class KV:
         cdef int slot = probe(bucket, hash, key, key_size)
         cdef Item *old = bucket.item[slot]
         cdef Item *item
-        if old != NULL and old.mod_revision > self.pinned and refs_of(&old.refs) == 1 and (
-            item_bytes(key_size, value_size) == item_bytes(key_size, old.value_size)
+        if old != NULL and (old.mod_revision > self.pinned or MUTANT(88)) and (
+            refs_of(&old.refs) == 1
+            and item_bytes(key_size, value_size) == item_bytes(key_size, old.value_size)
         ):
             # Nobody else sees it: one write instead of a new item and a way down the tree.
             memmove(old.data + key_size, value, value_size)     # value may be the item's own
@@ -98,6 +100,7 @@ cdef class KV:
         cdef Bucket *bucket = bucket_of(self.directory, self.depth, hash)
         cdef int slot = probe(bucket, hash, key, key_size)
         if bucket.item[slot] == NULL:
+            self.revision += MUTANT(87)
             return 0
         if unlikely(tree_remove(&self.root, key, key_size) < 0):
             raise MemoryError

@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport ENTRY_NOOP, Record, padded, record_encode
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport publish, write_all
 from dengine._core.memory cimport grown
 from dengine._core.segments cimport header_encode, measure, offset_of, segment_note
@@ -65,7 +65,7 @@ cdef class Log(Segments):
         return 0
 
     cdef void note_noop(self) noexcept:
-        if self.noop <= self.synced:
+        if self.noop <= self.synced or MUTANT(71):
             self.first_noop = self.last
         self.noop = self.last
 
@@ -165,7 +165,7 @@ cdef class Log(Segments):
         if self.synced == to:
             self.unsynced_us = 0
         if self.noop > to:                      # an older one may still wait
-            self.noop = to if self.first_noop <= to else 0
+            self.noop = to if self.first_noop <= to and not MUTANT(72) else 0
         return self.roll(0)
 
     cdef uint64_t term_of(self, uint64_t index) except? 0:
@@ -217,7 +217,8 @@ cdef class Log(Segments):
             t.page = NULL
         part.iov_base = t.data + t.written
         part.iov_len = t.size - t.written
-        self.check(write_all(self.io, t.segment.fd, &part, 1, t.offset + t.written), "written")
+        self.check(FAILPOINT(b"log.write") or write_all(
+            self.io, t.segment.fd, &part, 1, t.offset + t.written), "written")
         self.blocked_us += coarse_us(self.io) - start
         t.written = t.size
         self.written = t.last
@@ -242,7 +243,9 @@ cdef class Log(Segments):
                     job.parts = 1
                     flusher.submit()
                 job = flusher.slot()
-                job.kind = JOB_WRITE | (JOB_SYNC if self.strategy == DISK_FIRST else 0)
+                job.kind = JOB_WRITE
+                if self.strategy == DISK_FIRST and (t.next == NULL or not MUTANT(77)):
+                    job.kind |= JOB_SYNC
                 job.fd = t.segment.fd
                 job.parts = 1
                 job.iov[0].iov_base = t.data + t.written
@@ -266,7 +269,7 @@ cdef class Log(Segments):
         if t.page == NULL or self.strategy == DISK_FIRST or MUTANT(31):
             return 0
         while earlier != t:                     # submitted in the same batch
-            if earlier.size > earlier.written:
+            if earlier.size > earlier.written and not MUTANT(73):
                 self.position(earlier, commit, &before)
             earlier = earlier.next
         s = self.segment_of(before.epoch)
@@ -286,7 +289,7 @@ cdef class Log(Segments):
                             or self.written - self.synced >= self.threshold)
         cdef Job *job
         cdef Segment *s
-        if (self.late and self.late_epoch == self.marks.written.epoch
+        if (self.late and (self.late_epoch == self.marks.written.epoch or MUTANT(74))
                 and not flusher.has_started(self.late)):
             if urgent:
                 flusher.hurry()
@@ -310,6 +313,8 @@ cdef class Log(Segments):
         cdef uint64_t index = job.position.index
         if not MUTANT(34):
             self.check(job.error, "synced" if job.kind & JOB_SYNC else "written")
+        if MUTANT(76) and job.late:
+            index = self.written
         if index:
             index = index if MUTANT(33) else min(index, self.live_until(job.position.epoch))
         if job.kind & JOB_WRITE and t != NULL:
@@ -333,7 +338,7 @@ cdef class Log(Segments):
         cdef uint64_t index
         if self.strategy == DISK_FIRST:
             return self.synced
-        index = self.written
+        index = self.written if not MUTANT(70) else self.last
         if self.noop > self.synced and not MUTANT(29):       # it counts once it is synced
             index = min(index, max(self.first_noop - 1, self.synced))
         if (self.unsynced_us and now_us > self.unsynced_us + self.max_unflushed_us

@@ -4,6 +4,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
+from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport write_all
 from dengine._core.types cimport iovec
 
@@ -55,7 +56,8 @@ cdef class Meta:
         self.check(<int>-got if got < 0 else 0, "read")
         for i in range(2):
             faults[i] = slot_decode(pages + i * PAGE, &slots[i])
-            if faults[i] == 0 and (best < 0 or slots[i].sequence > slots[best].sequence):
+            if faults[i] == 0 and (best < 0 or MUTANT(67)
+                                   or slots[i].sequence > slots[best].sequence):
                 best = i
         for i in range(2):
             if faults[i] == 2 and (best < 0 or slots[i].sequence > slots[best].sequence):
@@ -66,7 +68,7 @@ cdef class Meta:
                 f"{fsdecode(self.path)}: both copies of the hard state are damaged, so this node's "
                 "vote is lost; nothing was changed; restore the directory from a backup")
         self.state = slots[best]
-        if faults[1 - best] or slots[1 - best].sequence != self.state.sequence:
+        if (faults[1 - best] or slots[1 - best].sequence != self.state.sequence) and not MUTANT(68):
             self.write(pages + best * PAGE, 1 - best)   # a save always begins with two good slots
         return 0
 

@@ -97,7 +97,7 @@ cdef class Raft(Replication):
             return 0
         if m.kind == MSG_VOTED:
             return self.on_voted(m, now_us)
-        if m.term < self.term or self.role != LEADER:
+        if (m.term < self.term and not MUTANT(58)) or self.role != LEADER:
             return 0
         if m.kind == MSG_HEARD:
             self.on_heard(m, slot, now_us)
@@ -265,7 +265,8 @@ cdef class Raft(Replication):
         if pre and self.role == PRECANDIDATE and m.term == self.term + 1:
             self.votes |= <uint32_t>1 << slot_of(&self.config, m.peer)
             return self.count_votes(now_us)
-        if (not pre or MUTANT(8)) and self.role == CANDIDATE and m.term == self.term:
+        if ((not pre or MUTANT(8)) and self.role == CANDIDATE
+                and (m.term == self.term or MUTANT(53))):
             self.votes |= <uint32_t>1 << slot_of(&self.config, m.peer)
             return self.count_votes(now_us)
         return 0
@@ -274,7 +275,7 @@ cdef class Raft(Replication):
     cdef int on_append(self, const Message *m, uint64_t now_us) except -1:
         cdef Message reply
         message(&reply, MSG_HEARD, m.peer, self.term)
-        if m.term < self.term:
+        if m.term < self.term and not MUTANT(54):
             reply.flags = REJECTED
             return self.send(&reply, True)
         if unlikely(m.term == self.term and self.role == LEADER):
@@ -294,7 +295,7 @@ cdef class Raft(Replication):
         else:
             self.accept(m)
             reply.index = m.index + m.count
-            self.send(&reply, True)
+            self.send(&reply, not MUTANT(57))
             return self.announce(m.count == 0)
         return self.send(&reply, True)
 
@@ -328,7 +329,7 @@ cdef class Raft(Replication):
                 self.cut_to = index
                 self.terms.cut(index)
                 self.last = index
-                if self.durable > index:
+                if self.durable > index and not MUTANT(55):
                     self.durable = index
                 break
             index += 1
@@ -354,8 +355,8 @@ cdef class Raft(Replication):
 
     cdef int announce(self, bint again) except -1:
         """Tells the leader how much of what matches its log is durable here."""
-        cdef uint64_t index = self.durable if self.durable < self.verified else self.verified
-        if MUTANT(19):
+        cdef uint64_t index = self.durable
+        if (self.verified < index and not MUTANT(56)) or MUTANT(19):
             index = self.verified
         cdef Message m
         if (self.leader == 0 or self.leader == self.opt.id or index == 0 or self.diverged

@@ -12,7 +12,7 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
                                   record_check)
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport mark_decode, refresh
 from dengine._core.segments cimport (UNIT, Segment, SegmentHeader, header_decode, offset_of,
                                      segment_free, segment_new, segment_note)
@@ -84,7 +84,7 @@ cdef class Scan:
         self.loose.add(fd)
         if not MUTANT(42):
             self.log.check(-self.log.io.fdatasync(self.log.io.ctx, fd), "synced")
-        if epoch >= self.log.next_epoch:
+        if epoch >= self.log.next_epoch and not MUTANT(82):
             self.log.next_epoch = epoch + 1
         return fd
 
@@ -246,7 +246,8 @@ cdef class Scan:
             raise FormatError(f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} is "
                               "of a kind that this version does not know: nothing was changed; use "
                               "the dengine version that wrote it, or a later one")
-        if s.epoch == self.found.mark.epoch and s.end < self.found.mark.offset:
+        if (s.epoch == self.found.mark.epoch and s.end < self.found.mark.offset
+                and not MUTANT(81)):
             raise CorruptionError(
                 f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
                 f"{FAULTS.get(fault, 'is missing')}, but a completed sync proves entries up to "
@@ -286,8 +287,9 @@ cdef class Scan:
     cdef int tidy(self) except -1:
         """Removes what is dead; the names that stay are durable before anything relies on them."""
         cdef Log log = self.log
-        if self.stale:                          # the newest mark may lie in them, or name them
+        if self.stale and not MUTANT(83):       # the newest mark may lie in them, or name them
             log.check(refresh(&log.marks, log.io), "synced")
+        FAILPOINT(b"recovery.tidy")
         for name in self.stale:
             log.io.unlink(log.io.ctx, log.directory + b"/" + name.encode())
         return log.check(-log.io.sync_dir(log.io.ctx, log.directory), "synced")

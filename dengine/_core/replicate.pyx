@@ -65,7 +65,7 @@ cdef class Replication:
         if self.role != LEADER or ((self.noop == 0 or self.commit < self.noop)
                                    and not MUTANT(24)):
             return False
-        return now_us < self.lease_until_us or sole_voter(&self.config, self.opt.id)
+        return now_us < self.lease_until_us or MUTANT(60) or sole_voter(&self.config, self.opt.id)
 
     cdef int propose(self, uint64_t n) except -1:
         if unlikely(self.role != LEADER):
@@ -156,7 +156,8 @@ cdef class Replication:
             raise InvariantError("a read index asked of a node that does not lead")
         if (self.commit < self.noop or self.noop == 0) and not MUTANT(23):
             return self.wait(ticket, 0, 0)
-        if (lease and now_us < self.lease_until_us) or sole_voter(&self.config, self.opt.id):
+        if MUTANT(59) or (lease and now_us < self.lease_until_us) or (
+                sole_voter(&self.config, self.opt.id)):
             return self.grant(ticket, self.commit)
         self.mark_due()                         # all reads of this turn share the next round
         return self.wait(ticket, self.commit, self.round + (not MUTANT(25)))

@@ -3,6 +3,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
+from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport run
 from dengine._core.memory cimport grown
 from dengine._core.types cimport JOB_PREPARE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
@@ -257,7 +258,9 @@ cdef class Segments:
             return 0
         fd[0] = s.fd
         offset[0] = <int64_t>offset_of(s, first)
-        return measure(s, first, max(first, min(last, self.written)), max_bytes, count)
+        if not MUTANT(80):
+            last = max(first, min(last, self.written))
+        return measure(s, first, last, max_bytes, count)
 
     cdef const char *from_file(self, const Segment *s, uint64_t index) except NULL:
         cdef uint64_t count

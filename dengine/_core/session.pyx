@@ -127,7 +127,7 @@ cdef class Session:
         return waiter
 
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept:
-        if session != self.id or (index <= self.after and not MUTANT(51)):
+        if (session != self.id and not MUTANT(84)) or (index <= self.after and not MUTANT(51)):
             return NULL
         return self.withdraw(sequence)
 
@@ -144,13 +144,14 @@ cdef class Session:
             self.table_count += 1
         r = &self.table[i]
         if r.node == c.node and (r.nonce == c.nonce or MUTANT(50)) and (
-                r.incarnation == c.incarnation):
+                r.incarnation == c.incarnation and not MUTANT(85)):
             return 0                            # a repeat changes nothing
         r.node = c.node
         r.incarnation = c.incarnation
         r.nonce = c.nonce
         r.id = index
-        if c.node == self.node and c.incarnation == self.incarnation and c.nonce == self.nonce:
+        if c.node == self.node and c.incarnation == self.incarnation and (
+                c.nonce == self.nonce or MUTANT(89)):
             self.id = index
             self.ready = True
         return 0

@@ -5,7 +5,7 @@ from libc.stdlib cimport malloc
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_members
 from dengine._core.consensus cimport LEADER
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport load_acquire
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport Raft
@@ -84,6 +84,7 @@ cdef class Turn(Requests):
         self.last_us = self.io.now_us(self.io.ctx)
         end_watch(&self.watch, self.io, self.last_us - now, self.log.blocked_us)
         self.notice_role()
+        FAILPOINT(b"turn.tell")
         if self.results.deliver() and self.on_results is not None:
             self.on_results()
         if more or self.inbox:
@@ -121,7 +122,7 @@ cdef class Turn(Requests):
         return 0
 
     cdef int tick(self, uint64_t now_us) except -1:
-        if not self.alone:
+        if not self.alone and not MUTANT(65):
             self.raft.stalled = (self.log.unsynced_us != 0 and now_us > self.log.unsynced_us
                                  + self.raft.opt.timeout_us)
         self.raft.tick(now_us)
@@ -326,6 +327,7 @@ cdef class Turn(Requests):
             box = <Outbox>self.boxes[slot]
             if box.total:
                 if self.peers[slot].up:
+                    FAILPOINT(b"turn.send")
                     (<Link>self.links[slot]).send(box.parts, box.gather())
                 box.clear()
         return 0
@@ -334,9 +336,11 @@ cdef class Turn(Requests):
     cdef bint apply(self) except -1:
         """One slice of what is committed. True: there is more."""
         cdef Machine machine = self.machine
+        cdef uint64_t end = self.raft.last if MUTANT(66) else self.raft.commit
         cdef uint64_t until = 0
         cdef int n = 0
-        while machine.applied < self.raft.commit and n < APPLY_ENTRIES:
+        while machine.applied < end and n < APPLY_ENTRIES:
+            FAILPOINT(b"turn.apply")
             machine.apply(self.log.record(machine.applied + 1), self.results)
             n += 1
             if n % APPLY_LOOK == 0:
@@ -344,4 +348,4 @@ cdef class Turn(Requests):
                     until = self.io.now_us(self.io.ctx) + APPLY_US
                 elif self.io.now_us(self.io.ctx) > until:
                     break
-        return machine.applied < self.raft.commit
+        return machine.applied < end
