@@ -21,6 +21,29 @@ GAUGES = {
     "lease_ms": "remaining lease of a leader",
 }
 
+# Of what the core counts, in its order: since the start of the process; and as it is now.
+COUNTERS = {
+    "turns": "turns of the loop",
+    "elections": "elections that this node began",
+    "steps_down": "times this node stopped leading",
+    "forwarded": "writes passed on to the leader",
+    "log_bytes_written": "bytes of entries written to the log",
+    "log_stalls": "times a write waited for prepared space",
+    "log_stall_us": "time spent waiting for prepared space, in microseconds",
+    "syncs": "completed syncs of the log",
+    "sync_bytes": "bytes of the pages that these syncs brought to the device",
+    "sync_us": "time spent in these syncs, in microseconds",
+}
+NOW = {
+    "longest_turn_us": "longest turn since the start: processor time and time in system calls "
+                       "that block, in microseconds",
+    "longest_turn_wall_us": "the same by the clock, with what the machine gave to others",
+    "longest_sync_us": "longest sync of the log since the start, in microseconds",
+    "writes_in_flight": "writes of this node that are proposed or forwarded and not yet applied",
+    "writes_waiting": "writes that wait for a leader",
+    "reads_waiting": "reads that wait for a leader or for an entry to be applied",
+}
+
 
 class Requests(Protocol):
     """The hot HTTP server, as far as it is measured."""
@@ -65,11 +88,10 @@ class Metrics(Collector):
         counters = status["counters"]
         assert isinstance(counters, dict)
         for name, value in counters.items():
-            if name.startswith("longest") or name.endswith(("in_flight", "waiting")):
-                yield GaugeMetricFamily(f"dengine_{name}", f"{name} now or since the start",
-                                        value=value)
+            if name in NOW:
+                yield GaugeMetricFamily(f"dengine_{name}", NOW[name], value=value)
             else:
-                yield CounterMetricFamily(f"dengine_{name}", f"{name} since the start", value=value)
+                yield CounterMetricFamily(f"dengine_{name}", COUNTERS[name], value=value)
         requests = CounterMetricFamily(
             "dengine_http_requests", "answers", labels=["route", "status", "code"])
         for (route, code, word), count in self.http.requests().items():

@@ -43,6 +43,10 @@ def total(verdicts: list[Verdict]) -> dict[str, Any]:
         "leader_changes": sum(v.leader_changes for v in counted),
         "longest_unavailable_ms": max((v.unavailable_ms for v in counted), default=0),
         "longest_recovery_ms": max((v.serve_ms for v in counted), default=0),
+        "longest_turn_us": max((v.longest_turn_us for v in counted), default=0),
+        "longest_sync_us": max((v.longest_sync_us for v in counted), default=0),
+        **{name: sum(getattr(v, name) for v in counted)
+           for name in ("syncs", "sync_bytes", "log_stalls", "log_stall_us")},
         "faults": dict(sorted(faults.items())),
         "runs_by": dict(sorted(Counter(f"{v.nodes} {v.strategy}" for v in counted).items())),
     }
@@ -74,8 +78,10 @@ def table(verdicts: list[Verdict]) -> str:
         ("leader changes", f"{sums['leader_changes']}"),
         ("longest without a write", f"{sums['longest_unavailable_ms'] / 1000:.1f} s"),
         ("longest recovery", f"{sums['longest_recovery_ms'] / 1000:.1f} s"),
-        ("longest turn, sync", f"{max((v.longest_turn_us for v in verdicts), default=0) / 1000:.1f}"
-         f", {max((v.longest_sync_us for v in verdicts), default=0) / 1000:.1f} ms"),
+        ("longest turn, sync", f"{sums['longest_turn_us'] / 1000:.1f}, "
+                               f"{sums['longest_sync_us'] / 1000:.1f} ms"),
+        ("device bytes per sync", f"{sums['sync_bytes'] / max(1, sums['syncs']):,.0f}"),
+        ("stalls for space", f"{sums['log_stalls']}, {sums['log_stall_us'] / 1000:.1f} ms"),
         *((f"fault {kind}", str(n)) for kind, n in sums["faults"].items()),
         ("VIOLATIONS", f"{sums['violations']}"),
     ]

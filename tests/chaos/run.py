@@ -65,8 +65,12 @@ class Verdict:
     serve_ms: int = 0               # after the faults had healed
     leader_changes: int = 0
     samples: int = 0
-    longest_turn_us: int = 0
+    longest_turn_us: int = 0        # these as the nodes tell at the end of the run
     longest_sync_us: int = 0
+    syncs: int = 0
+    sync_bytes: int = 0             # to the device
+    log_stalls: int = 0             # waits for prepared space
+    log_stall_us: int = 0
     seconds: float = 0.0
 
 
@@ -247,10 +251,7 @@ class Run:
                 continue
             finally:
                 connection.close()
-            for name in ("longest_turn_us", "longest_sync_us"):
-                found = re.search(rf"^dengine_{name}(?:_total)? ([\d.e+]+)$", text, re.M)
-                value = int(float(found[1])) if found else 0
-                setattr(self.verdict, name, max(value, getattr(self.verdict, name)))
+            take_metrics(self.verdict, text)
 
     def judge(self) -> None:
         verdict, history = self.verdict, self.history()
@@ -289,6 +290,17 @@ class Run:
             verdict.void.append(f"{len(real)} faults of {len(self.plan.faults)} took place")
         if verdict.overlapping < 2:
             verdict.void.append("no two faults overlapped")
+
+
+def take_metrics(verdict: Verdict, text: str) -> None:
+    """What one node tells of itself: the longest of all nodes, the sums over all."""
+    for name in ("longest_turn_us", "longest_sync_us", "syncs", "sync_bytes", "log_stalls",
+                 "log_stall_us"):
+        found = re.search(rf"^dengine_{name}(?:_total)? ([\d.e+]+)$", text, re.M)
+        if found is None:
+            raise OSError(f"/metrics has no {name}")
+        before, value = getattr(verdict, name), int(float(found[1]))
+        setattr(verdict, name, max(before, value) if name.startswith("longest") else before + value)
 
 
 def overlap(faults: list[Done]) -> int:
