@@ -22,6 +22,8 @@ full = pytest.mark.skipif(bool(WHY_NOT) and not os.environ.get("DENGINE_CI"), re
 SHORT = ("--seconds", "7", "--operations", "400")       # of faults; on a busy machine too
 SEEDS = {"DiskFirst, power of all": 20, "MemFirst, power of one": 33}
 RUN_S = 240.0
+TRIES = 3                       # a run is void where the machine stood still
+VOID = 2
 
 
 def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str, list[dict]]:
@@ -35,17 +37,26 @@ def chaos(tmp_path: Path, *arguments: str) -> tuple[int, str, list[dict]]:
     return done.returncode, said, json.loads(results.read_text()) if results.exists() else []
 
 
+def passed(tmp_path: Path, *arguments: str) -> list[dict]:
+    """The verdicts of a campaign that must pass; one that is void is no answer, and made again."""
+    for _ in range(TRIES):
+        status, said, verdicts = chaos(tmp_path, *arguments)
+        if status != VOID:
+            break
+    assert status == 0, said
+    return verdicts
+
+
 @full
 @pytest.mark.parametrize("name", SEEDS)
 def test_short_run(name, tmp_path):
-    status, said, verdicts = chaos(tmp_path, "--seed", str(SEEDS[name]), *SHORT)
-    assert status == 0, said
+    verdicts = passed(tmp_path, "--seed", str(SEEDS[name]), *SHORT)
     assert verdicts[0]["overlapping"] >= 2
+    assert verdicts[0]["longest_sync_us"] > 0
 
 
 def test_short_run_without_root(tmp_path):
-    status, said, verdicts = chaos(tmp_path, "--loopback", "--seed", "3", *SHORT)
-    assert status == 0, said
+    verdicts = passed(tmp_path, "--loopback", "--seed", "3", *SHORT)
     assert set(verdicts[0]["faults"]) <= {"pause", "pause-leader", "kill", "kill-leader",
                                           "kill-all"}
 

@@ -112,7 +112,8 @@ def one(seed: int, root: Path, chosen: argparse.Namespace) -> Verdict:
 
         asyncio.run(bounded())
     except Exception as error:
-        verdict.void.append(f"{type(error).__name__}: {error}")
+        verdict.void += [f"{type(error).__name__}: {error}", *verdict.late]
+        verdict.late = []
         (root / "trouble.txt").write_text(traceback.format_exc())
     finally:
         if run:

@@ -16,9 +16,12 @@ HOST = 254                  # our last byte of an address
 
 
 def sh(*command: str, given: str | None = None) -> str:
-    """Runs a command to its end; a failure names what it said."""
-    done = subprocess.run(command, input=given, text=True, capture_output=True,
-                          timeout=COMMAND_S)
+    """Runs a command to its end; a failure names what it said, or that it took too long."""
+    try:
+        done = subprocess.run(command, input=given, text=True, capture_output=True,
+                              timeout=COMMAND_S)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"{' '.join(command)}: not within {COMMAND_S:g} s") from None
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
     return done.stdout

@@ -8,6 +8,7 @@ CONVERGE_S; /health answers within SILENCE_S at any time while the process runs.
 import asyncio
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -55,6 +56,7 @@ class Verdict:
     directory: str
     violations: list[str] = field(default_factory=list)
     void: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)       # until it is settled: see settle
     operations: int = 0             # with a definite outcome
     writes: int = 0
     unknown: int = 0                # writes
@@ -90,10 +92,11 @@ class Run:
     async def go(self) -> Verdict:
         """Carries out the run and judges it. Raises OSError where the machine refused."""
         begun = time.monotonic()
+        watch = self.child("watch")             # first: it notices if the machine stands still
         for node in self.nodes.values():
             node.start()
         await self.until("the cluster forms", FORM_S, self.leads)
-        watch, load = self.child("watch"), self.child("load")
+        load = self.child("load")
         monitor = asyncio.create_task(self.look_after())
         try:
             await self.faults.run(time.monotonic_ns())
@@ -162,8 +165,8 @@ class Run:
     def stop_nodes(self) -> None:
         for node in self.nodes.values():
             if node.process is not None and (status := node.stop()):
-                self.verdict.violations.append(
-                    f"node {node.id}: exit status {status} after SIGTERM:\n{node.tail()}")
+                judged = self.verdict.late if status == -signal.SIGKILL else self.verdict.violations
+                judged.append(f"node {node.id}: exit status {status} after SIGTERM:\n{node.tail()}")
 
     def close(self) -> None:
         """Ends whatever still runs; may be called at any point."""
@@ -187,7 +190,7 @@ class Run:
         while not await probe():
             if time.monotonic() > deadline:
                 states = [(await self.ask(n, "/health"))[1] for n in self.nodes.values()]
-                self.verdict.violations.append(
+                self.verdict.late.append(
                     f"{what}: not within {seconds:g} s: {json.dumps(states)}")
                 return False
             await asyncio.sleep(0.02)
@@ -260,11 +263,9 @@ class Run:
         if violation := check(history, base=0):
             verdict.violations.append(str(violation))
         verdict.violations += watched["violations"]
-        if watched["stall_s"] > STALL_S:
-            verdict.void.append(f"the machine stood still for {watched['stall_s']:.1f} s")
-        else:
-            for node in self.nodes.values():
-                verdict.violations += silences(node, watched["silences"])
+        for node in self.nodes.values():
+            verdict.late += silences(node, watched["silences"])
+        settle(verdict, watched["stall_s"])
         writes = [op for op in history if op.kind in WRITES]
         verdict.operations = sum(op.outcome in ("ok", "conflict", "missing") for op in history
                                  if op.process < OURS)
@@ -290,6 +291,16 @@ class Run:
             verdict.void.append(f"{len(real)} faults of {len(self.plan.faults)} took place")
         if verdict.overlapping < 2:
             verdict.void.append("no two faults overlapped")
+
+
+def settle(verdict: Verdict, stall_s: float) -> None:
+    """What was late is a violation, unless the machine stood still: then the run is void. What must
+    hold at any speed (the history, one primary, terms) is a violation either way."""
+    if stall_s > STALL_S:
+        verdict.void += [f"the machine stood still for {stall_s:.1f} s", *verdict.late]
+    else:
+        verdict.violations += verdict.late
+    verdict.late = []
 
 
 def take_metrics(verdict: Verdict, text: str) -> None:

@@ -2,18 +2,23 @@
 that contradict each other, answers that state nothing. No processes here; histories: tests/check.
 """
 
+import argparse
+import asyncio
 import random
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from tests.chaos import plan, report
+from tests.chaos import net, plan, report, run
+from tests.chaos.__main__ import one
 from tests.chaos.http import Answer
 from tests.chaos.load import new, understand
+from tests.chaos.net import sh
 from tests.chaos.nodes import Node
-from tests.chaos.run import SILENCE_S, START_S, Verdict, silences
-from tests.chaos.watch import Watch
+from tests.chaos.run import SILENCE_S, STALL_S, START_S, Run, Verdict, settle, silences
+from tests.chaos.watch import Watch, pulse
 
 
 # ------------------------------------------------------------------------------------ plans
@@ -122,6 +127,62 @@ def test_only_an_answer_that_says_so_states_an_outcome(kind, status, body, outco
     understand(op, Answer(status, {"dengine-revision": "7"}, body.encode()))
     assert op.outcome == outcome
     assert op.mod == (3 if outcome == "conflict" else 0)
+
+
+# ------------------------------------------------------------------------------------- void
+def test_what_was_late_is_void_where_the_machine_stood_still():
+    def settled(stall_s: float, *found: str) -> Verdict:
+        verdict = Verdict(1, 3, "MemFirst", "", violations=[*found], late=["too slow"])
+        settle(verdict, stall_s)
+        assert verdict.late == []
+        return verdict
+
+    assert settled(STALL_S / 2).violations == ["too slow"]
+    assert settled(STALL_S / 2).void == []
+    still = settled(STALL_S * 2)
+    assert still.violations == []
+    assert "stood still" in still.void[0]
+    assert still.void[1] == "too slow"
+    assert "void" in report.line(still)
+    stale = settled(STALL_S * 2, "a stale read")        # no pause excuses that
+    assert stale.violations == ["a stale read"]
+    assert "FAILED" in report.line(stale)
+
+
+def test_a_machine_that_stands_still_is_noticed():
+    async def stand() -> float:
+        seen, end = Watch(), asyncio.Event()
+        task = asyncio.create_task(pulse(seen, end))
+        await asyncio.sleep(0)
+        time.sleep(0.3)                         # noqa: ASYNC251 - as if nothing ran
+        end.set()
+        await task
+        return seen.stall_s
+
+    assert asyncio.run(stand()) > 0.2
+
+
+@pytest.mark.parametrize("kept", [[], ["all nodes agree: not within 15 s"]])
+def test_a_command_that_takes_too_long_makes_a_run_void(kept, tmp_path, monkeypatch):
+    """The compiler of the clock's library, mkfs, nft: on a machine that stands still."""
+    def build(*_: object) -> dict[int, Node]:
+        sh("sleep", "10")
+        return {}
+
+    async def go(self: Run) -> None:
+        self.verdict.late += kept
+        sh("sleep", "10")
+
+    monkeypatch.setattr(net, "COMMAND_S", 0.05)
+    if kept:
+        monkeypatch.setattr(run, "build", lambda *_: {})
+        monkeypatch.setattr(Run, "go", go)
+    else:
+        monkeypatch.setattr(run, "build", build)
+    chosen = argparse.Namespace(seconds=24.0, loopback=True, operations=1)
+    verdict = one(1, tmp_path, chosen)
+    assert verdict.violations == []
+    assert verdict.void == ["TimeoutError: sleep 10: not within 0.05 s", *kept]
 
 
 # ----------------------------------------------------------------------------------- report

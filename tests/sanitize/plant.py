@@ -3,6 +3,7 @@ import sys
 
 from tests.sanitize.races import PLANTS, misaligned, over_read, run, use_after_free
 
+PATIENCE_S = 20.0       # until threads meet in the wrong moment, on a busy machine; mostly at once
 FAULTS = {"over-read": over_read, "use-after-free": use_after_free, "misaligned": misaligned}
 
 if __name__ == "__main__":
@@ -11,4 +12,4 @@ if __name__ == "__main__":
         FAULTS[name](33)
     else:
         assert name in PLANTS
-        run(1.0, 1, name)
+        run(PATIENCE_S, 1, name)
