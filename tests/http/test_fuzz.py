@@ -9,6 +9,7 @@ from tests.http.harness import Server, serving
 from tests.http.test_vectors import LIMITS, VECTORS
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
+LONG = re.compile(rb"[^\r\n]{%d}" % LIMITS["max_header_bytes"])
 PIECES = st.one_of(
     st.sampled_from([data for data, *_ in VECTORS.values()]),
     st.binary(max_size=40),
@@ -37,7 +38,9 @@ def test_any_bytes(pieces: list[bytes], data: st.DataObject) -> None:
 
     feeding([])
     feeding(cuts)
-    assert all(int(status) < 500 for status in STATUS.findall(answers[0]))
+    assert all(int(status) < 500 for answer in answers for status in STATUS.findall(answer))
+    if LONG.search(whole):              # what is too long is known by the pieces it comes in
+        return
     # Where a line is both malformed and too long, either is said first.
     one, other = [STATUS.findall(a.replace(b" 431 ", b" 400 ")) for a in answers]
     assert one == other
