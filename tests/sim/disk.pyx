@@ -238,7 +238,8 @@ cdef class Disk:
         self.io = Io(
             ctx=self.state, open=do_open, close=do_close, pwritev=do_pwritev, pread=do_pread,
             fdatasync=do_fdatasync, rename=do_rename, unlink=do_unlink, sync_dir=do_sync_dir,
-            size=do_size, drop=do_drop, map=do_map, unmap=do_unmap, now_us=do_now_us)
+            size=do_size, drop=do_drop, map=do_map, unmap=do_unmap, now_us=do_now_us,
+            cpu_us=NULL, coarse_us=NULL)
 
     def __dealloc__(self):
         cdef int i
