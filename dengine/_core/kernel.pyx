@@ -1,6 +1,6 @@
 """System calls as the border Io wants them: -errno instead of errno, EINTR tried again."""
 from libc.errno cimport EINTR, errno
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from dengine._core.types cimport iovec
 
@@ -112,7 +112,7 @@ cdef int do_unmap(void *ctx, void *at, size_t n) noexcept nogil:
 cdef uint64_t read_us(int clock) noexcept nogil:
     cdef timespec t
     clock_gettime(clock, &t)
-    return <uint64_t>t.tv_sec * 1000000 + <uint64_t>t.tv_nsec // 1000
+    return <uint64_t>t.tv_sec * 1000000 + <uint32_t>t.tv_nsec // 1000   # below 2^30
 
 
 cdef uint64_t do_now_us(void *ctx) noexcept nogil:

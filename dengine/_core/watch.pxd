@@ -10,8 +10,8 @@ from libc.stdint cimport uint64_t
 
 from dengine._core.types cimport Io, unlikely
 
-cdef extern from "Python.h":
-    unsigned long PyThread_get_thread_ident() noexcept
+cdef extern from "<pthread.h>" nogil:
+    unsigned long pthread_self()
 
 cdef enum:
     STALE_US = 500              # 2,000 readings a second cost a thousandth of a core
@@ -34,7 +34,7 @@ cdef void judge(Watch *w, const Io *io, uint64_t wall_us, uint64_t blocked_us) n
 # A turn begins, or has ended; blocked_us grows with the time spent inside system calls.
 cdef inline void begin_watch(Watch *w, const Io *io, uint64_t now_us, uint64_t blocked_us) noexcept:
     w.blocked_us = blocked_us
-    if now_us - w.read_us > STALE_US or w.thread != PyThread_get_thread_ident():
+    if now_us - w.read_us > STALE_US or w.thread != pthread_self():
         look(w, io, now_us)
 
 cdef inline void end_watch(Watch *w, const Io *io, uint64_t wall_us, uint64_t blocked_us) noexcept:

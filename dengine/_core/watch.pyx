@@ -3,7 +3,7 @@
 
 cdef void look(Watch *w, const Io *io, uint64_t now_us) noexcept:
     w.read_us = now_us
-    w.thread = PyThread_get_thread_ident()
+    w.thread = pthread_self()
     w.cpu_us = io.cpu_us(io.ctx) if io.cpu_us != NULL else 0
 
 
