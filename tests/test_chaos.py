@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -139,8 +138,7 @@ def test_nothing_outlives_the_runner(number, tmp_path):
         try:
             eventually("faults", lambda: list(tmp_path.glob(f"{PREFIX}*/*/load.spec.json")), 40.0)
             (directory,) = tmp_path.glob(f"{PREFIX}*")
-            time.sleep(1.0)
-            assert holding(directory)
+            eventually("processes and mounts", lambda: holding(directory), 10.0)
             runner.send_signal(number)
             runner.wait(30.0)
         finally:

@@ -17,6 +17,7 @@ from dengine._core.peer import Peer
 from dengine.config import loads
 from dengine.storage import cluster_id
 from tests.cluster import free_ports
+from tests.engines import until
 from tests.sim import views
 from tests.sim.cluster import Cluster
 
@@ -121,8 +122,7 @@ def test_every_byte_alone_is_a_handshake_too(tmp_path: Path) -> None:
             answer = await reader.readexactly(len(hello()))
             fault, kind, *_ = views.check_frame(answer)
             assert (fault, kind) == (0, HELLO)
-            while engine.status()["connected"] != [1]:      # noqa: ASYNC110 - another thread's
-                await asyncio.sleep(0.005)
+            await until("connected", lambda: engine.status()["connected"] == [1])
             writer.close()
 
     asyncio.run(run())

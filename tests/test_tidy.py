@@ -54,9 +54,7 @@ HEIGHT = {name: height for height, line in enumerate(LAYERS.strip().splitlines()
           for name in line.split()}
 
 LINES, FUNCTION, COLUMNS, HEADER = 500, 70, 100, 150
-LONG_FILES = {
-    "tests/core/test_raft.py": "one test per sentence of the paper that binds us",
-}
+LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 LONG_HEADERS = {
     "dengine/_core/codec.pxd": "the specification of records and commands",
@@ -255,10 +253,8 @@ def test_no_error_is_swallowed() -> None:
 
 POLLS = {
     "tests/cluster.py": "eventually: the one poll",
-    "tests/test_chaos.py": "what runs in real time is let run",
     "tests/engines.py": "until: the same in a loop",
     "tests/test_engine_life.py": "a handler that blocks",
-    "tests/test_peer.py": "the same in a loop",
     "tests/test_proxies.py": "handlers see their connections end",
     "tests/test_store.py": "the moment of a crash is the test",
 }

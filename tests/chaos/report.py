@@ -5,13 +5,12 @@ touched the core, and by the machine's means ("namespaces" or "loopback"). Void 
 passed nor failed.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.run import Verdict
-from tests.commits import commit
+from tests.proofs import commit, core, load, save
 
 
 def line(verdict: Verdict) -> str:
@@ -90,8 +89,8 @@ def table(verdicts: list[Verdict]) -> str:
 
 def add_evidence(file: Path, verdict: Verdict, means: str, seconds: float) -> None:
     """Adds one run to the campaign of this core in the file. Ranges of seeds grow."""
-    data = json.loads(file.read_text()) if file.exists() else {"campaigns": []}
-    head = {"core": commit("dengine/_core"), "means": means, "seconds": seconds}
+    data = load(file)
+    head = {"core": core(), "means": means, "seconds": seconds}
     campaign = next((c for c in data["campaigns"]
                      if all(c.get(k) == v for k, v in head.items())), None)
     if campaign is None:
@@ -100,10 +99,7 @@ def add_evidence(file: Path, verdict: Verdict, means: str, seconds: float) -> No
     campaign["commit"] = commit(".")
     campaign["seeds"] = ranges([*numbers(campaign.get("seeds", "")), verdict.seed])
     campaign["totals"] = merged(campaign.get("totals", {}), total([verdict]))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    new = file.with_suffix(".new")              # whole or not at all: campaigns are interrupted
-    new.write_text(json.dumps(data, indent=1) + "\n")
-    new.replace(file)
+    save(file, data)
 
 
 def numbers(text: str) -> list[int]:

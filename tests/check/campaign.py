@@ -30,8 +30,7 @@ from tests.check.history import Operation, read_with_offsets
 from tests.check.search import by_key, search
 from tests.check.witness import check_file
 from tests.cluster import ROOT, Cluster
-from tests.commits import commit
-from tests.commits import core as core_commit
+from tests.proofs import commit, core, load, save
 
 NODES = 3
 CLIENTS, KEYS = 20, 8
@@ -190,10 +189,9 @@ class Evidence:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.data = json.loads(file.read_text()) if file.exists() else {"campaigns": []}
-        core = core_commit()
-        found = [c for c in self.data["campaigns"] if c["core"] == core]
-        self.campaign = found[0] if found else {"core": core, "runs": []}
+        self.data = load(file)
+        found = [c for c in self.data["campaigns"] if c["core"] == core()]
+        self.campaign = found[0] if found else {"core": core(), "runs": []}
         if not found:
             self.data["campaigns"].append(self.campaign)
 
@@ -205,10 +203,7 @@ class Evidence:
         self.campaign["runs"].append(
             {**asdict(verdict), "void": verdict.void, "commit": commit(".")})
         self.campaign["totals"] = summed(self.campaign["runs"])
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        new = self.file.with_suffix(".new")
-        new.write_text(json.dumps(self.data, indent=1) + "\n")
-        new.replace(self.file)
+        save(self.file, self.data)
 
 
 def keep(directory: Path, seed: int) -> Path:

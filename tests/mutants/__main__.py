@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.commits import commit, core
 from tests.mutants.table import MUTANTS
+from tests.proofs import commit, core, load, save
 from tests.trees import ROOT, build
 
 ENOUGH = 0.95
@@ -62,16 +62,13 @@ def line(number: int, result: dict[str, Any]) -> str:
 
 
 def keep(file: Path, rows: dict[int, dict[str, Any]]) -> None:
-    kept = json.loads(file.read_text()) if file.exists() else {"campaigns": []}
-    others = [c for c in kept["campaigns"] if c["core"] != core()]
+    others = [c for c in load(file)["campaigns"] if c["core"] != core()]
     named = {str(n): {"name": MUTANTS[n].name, "rule": MUTANTS[n].rule, **r}
              for n, r in rows.items()}
     killed = sum(bool(r["check"]) for r in rows.values())
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps({"campaigns": [*others, {
+    save(file, {"campaigns": [*others, {
         "core": core(), "commit": commit("."), "planted": len(rows), "noticed": killed,
-        "mutants": named}]}, indent=1) + "\n")
-    new.replace(file)
+        "mutants": named}]})
 
 
 def main() -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import multiprocessing
 import os
 import sys
@@ -23,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.commits import commit, core
+from tests.proofs import commit, core, load, save
 from tests.sim.plan import Plan, plan
 from tests.sim.run import replay, run, totals
 from tests.sim.shrink import shrink
@@ -118,11 +117,9 @@ def never_met(done: dict[str, Any]) -> list[str]:
 
 def keep(file: Path, done: dict[str, Any]) -> None:
     """Adds a campaign to the evidence; those of an older core stay, and are counted apart."""
-    kept = json.loads(file.read_text()) if file.exists() else {"campaigns": []}
+    kept = load(file)
     kept["campaigns"].append({"core": core(), "commit": commit("."), **done})
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(kept, indent=1) + "\n")
-    os.replace(new, file)
+    save(file, kept)
     same = [c for c in kept["campaigns"] if c["core"] == core()]
     print(f"\nof this core: {sum(c['steps'] for c in same):,} steps, "
           f"{sum(c['seeds'] for c in same):,} seeds, "

@@ -41,7 +41,7 @@ cdef class Nodes(Events):
     cdef set lying                          # those whose syncs may fail
     cdef uint64_t roles[4][4]               # changes from one to another
 
-    cdef int count(self, str what) except -1
+    cpdef int count(self, str what) except -1
     cdef int node_event(self, SimNode node, int kind) except -1
     cdef int run_node(self, SimNode node) except -1
     cdef int look(self, SimNode node) except -1

@@ -59,9 +59,6 @@ class Run:
             node = fault.target if fault.target >= 0 else self.cluster.leader()
             getattr(self, "_" + fault.kind.replace(" ", "_"))(max(node, 0), fault)
 
-    def _count(self, what: str) -> None:
-        self.cluster.counts[what] = self.cluster.counts.get(what, 0) + 1
-
     def _alive(self, node: int) -> bool:
         return bool(self.cluster.nodes[node].alive)
 
@@ -84,7 +81,7 @@ class Run:
         if self._alive(node):
             self._kill(node, fault, power=True)
         else:                                   # killed before: what it left unsynced is lost
-            self._count("power cut after a kill")
+            self.cluster.count("power cut after a kill")
             self.cluster.cut_power(node)
 
     def _kill_all(self, _: int, fault: Fault, power: bool = False) -> None:
@@ -101,16 +98,16 @@ class Run:
 
     def _pause(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("pause")
+            self.cluster.count("pause")
             self.cluster.pause(node, fault.for_ms * MS)
 
     def _suspend(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("suspend")
+            self.cluster.count("suspend")
             self.cluster.pause(node, (2000 + fault.for_ms) * MS)
 
     def _stall(self, node: int, fault: Fault) -> None:
-        self._count("stall")
+        self.cluster.count("stall")
         self.cluster.stall(node, fault.for_ms * MS)
 
     def _separate(self, pairs: list[tuple[int, int]], ms: int, both: bool = True) -> None:
@@ -122,54 +119,54 @@ class Run:
         return (node + 1 + fault.other % (self.plan.nodes - 1)) % self.plan.nodes
 
     def _cut(self, node: int, fault: Fault) -> None:
-        self._count("cut")
+        self.cluster.count("cut")
         self._separate([(node, self._other(node, fault))], fault.for_ms)
 
     def _cut_one_way(self, node: int, fault: Fault) -> None:
-        self._count("cut one way")
+        self.cluster.count("cut one way")
         pair = (node, self._other(node, fault))
         self._separate([pair if fault.other & 1 << 19 else pair[::-1]], fault.for_ms, both=False)
 
     def _isolate_leader(self, node: int, fault: Fault) -> None:
-        self._count("one isolated")
+        self.cluster.count("one isolated")
         self._separate([(node, n) for n in range(self.plan.nodes) if n != node], fault.for_ms)
 
     def _partition(self, node: int, fault: Fault) -> None:
         side = {n for n in range(self.plan.nodes) if fault.other >> n & 1} | {node}
-        self._count("partition")
+        self.cluster.count("partition")
         self._separate([(a, b) for a in side for b in range(self.plan.nodes) if b not in side],
                        fault.for_ms)
 
     def _ring(self, node: int, fault: Fault) -> None:
         """Each node reaches only its neighbours."""
         n = self.plan.nodes
-        self._count("ring")
+        self.cluster.count("ring")
         self._separate([(a, b) for a in range(n) for b in range(a)
                         if (a - b) % n not in (1, n - 1)], fault.for_ms)
 
     def _disconnect(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("disconnect")
+            self.cluster.count("disconnect")
             self.cluster.disconnect(node, self._other(node, fault))
 
     def _bad_sync(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("sync error")
+            self.cluster.count("sync error")
             self.cluster.fail(node, "sync", 1 + fault.other % 3, errno.EIO)
 
     def _bad_write(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("write error")
+            self.cluster.count("write error")
             self.cluster.fail(node, "write", 1 + fault.other % 3, errno.EIO)
 
     def _torn_write(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("torn write")
+            self.cluster.count("torn write")
             self.cluster.tear(node, fault.other % 600)
 
     def _full(self, node: int, fault: Fault) -> None:
         if self._alive(node):
-            self._count("full disk")
+            self.cluster.count("full disk")
             self.cluster.fill(node, fault.other % 20_000)
 
     def _flip_meta(self, node: int, fault: Fault) -> None:
@@ -180,7 +177,7 @@ class Run:
             disk = self.cluster.nodes[node].disk
             page = disk.durable("/node/meta")
             if page[:SLOT] == page[PAGE:PAGE + SLOT]:       # never the last good copy
-                self._count("bit flip in one copy of meta")
+                self.cluster.count("bit flip in one copy of meta")
                 bit = fault.other // 2 % (8 * SLOT)
                 disk.flip("/node/meta", 8 * PAGE * (fault.other & 1) + bit)
 
@@ -217,7 +214,7 @@ class Run:
     def _stand(self, what: str) -> None:
         """A fault that stays: a majority is connected, so writes go on at every node of it."""
         c, n = self.cluster, self.plan.nodes
-        self._count("standing: " + what)
+        c.count("standing: " + what)
         self._settle()
         leader = c.leader()
         other = (leader + 1 + self.plan.seed % (n - 1)) % n

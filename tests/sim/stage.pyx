@@ -33,8 +33,10 @@ cdef class Stage(Cluster):
         self.story.append(text)
 
     # ------------------------------------------------------------------------------------ frames
-    def hold(self, size_t a, size_t b):
+    def hold(self, int a, int b):
         """What a sends to b is kept back, and the connection kept, until `heal`."""
+        if not 0 <= a < len(self.nodes) or not 0 <= b < len(self.nodes):
+            raise IndexError(f"no link from {a} to {b}")
         self.cuts[a][b] = True
 
     def held(self, int a, int b):
