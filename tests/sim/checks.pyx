@@ -134,6 +134,11 @@ cdef class Checks:
             raise Violation(f"node {node + 1}: raft ends at {turn.raft.last}, the log at "
                             f"{turn.log.last}")
         self.see_log(node, turn)
+        if turn.log.synced > self.synced[node]:
+            self.see_disk(node, turn)
+            if turn.log.synced > self.synced[node]:
+                raise Violation(f"node {node + 1} takes entries up to {turn.log.synced} for "
+                                f"synced, the platter has {self.synced[node]}")
         if turn.raft.role == LEADER:
             self.see_leader(node, turn)
         else:

@@ -28,6 +28,7 @@ cdef class SimNode:
     cdef uint64_t stalled_us                # the disk finishes nothing before
     cdef readonly uint64_t waits            # jobs that a stall held back
     cdef uint8_t role                       # as it was seen last
+    cdef uint64_t turns                     # likewise
 
 
 cdef class Nodes(Events):

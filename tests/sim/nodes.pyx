@@ -146,7 +146,7 @@ cdef class Nodes(Events):
         node.turn = boot(&node.disk.io, PATH.encode(), has_meta, names, node.setup)
         node.alive = True
         node.paused = node.syncing = node.preparing = False
-        node.late_us = node.role = 0
+        node.late_us = node.role = node.turns = 0
         node.deferred = []
         core.attach(node.turn, Loop(self, node))
         self.count("start: " + ("an empty directory" if not has_meta else
@@ -271,7 +271,8 @@ cdef class Nodes(Events):
         """After each step: the workers' next jobs, and every check."""
         cdef Turn turn = node.turn
         self.pump(node)
-        self.steps += 1
+        self.steps += turn.turns != node.turns
+        node.turns = turn.turns
         if turn.failed is not None:
             self.stopped(node)
             return 0

@@ -36,6 +36,7 @@ class Run:
             if p.drift_ppm:
                 c.set_clock(node, c.pick(1 << 40), c.pick(2 * p.drift_ppm + 1) - p.drift_ppm)
         self.healed = False
+        self.down = -1                          # the node that stays dead, whoever would start it
 
     def __call__(self) -> Run:
         c, p = self.cluster, self.plan
@@ -67,7 +68,7 @@ class Run:
 
     def _boot(self, node: int) -> None:
         c = self.cluster
-        if self._alive(node):
+        if self._alive(node) or node == self.down:
             return
         c.mend(node)
         c.boot(node)
@@ -185,6 +186,7 @@ class Run:
     def _heal(self) -> None:
         c = self.cluster
         self.healed = True
+        self.down = -1
         c.lose = c.repeat = c.reorder = c.corrupt = 0
         c.heal()
         for node in range(self.plan.nodes):
@@ -221,8 +223,8 @@ class Run:
         serving = list(range(n))
         if what == "one down":
             node = leader if self.plan.seed & 1 else other
-            if self._alive(node):
-                c.kill(node)
+            self.down = node
+            c.kill(node)
             serving.remove(node)
         elif what == "leader cut from one":
             c.cut(leader, other)
