@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ class Setup:
     waiting_writes: int
     waiting_reads: int
     waiting_bytes: int
+    boot_id: bytes  # 16 bytes that change whenever a page cache is lost
     from_directory: bool = False  # identity and promise are those that lie in the directory
     seed: int = field(default_factory=random_id)
     incarnation: int = field(default_factory=random_id)
@@ -85,8 +87,18 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
         waiting_writes=config.limits.waiting_writes,
         waiting_reads=config.limits.waiting_reads,
         waiting_bytes=config.limits.waiting_bytes,
+        boot_id=kernel_boot_id(),
         from_directory=from_directory,
     )
+
+
+def kernel_boot_id() -> bytes:
+    """Of the running kernel. Where it tells none, random: each start is then after a boot."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return uuid.UUID(file.read().strip()).bytes
+    except (OSError, ValueError):
+        return secrets.token_bytes(16)
 
 
 def make_durably(path: str) -> None:

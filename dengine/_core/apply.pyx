@@ -4,8 +4,8 @@ It knows commands and the store; it does not know how an entry was committed.
 """
 from cpython.ref cimport PyObject
 
-from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, EXISTS, PUT, PUT_IF, REGISTER,
-                                  Record, command_decode)
+from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, PUT, PUT_IF,
+                                  REGISTER, Record, command_decode, jump_decode)
 from dengine._core.fault cimport MUTANT
 from dengine._core.types cimport CONFLICT, MISSING, OK, RECORD_HEADER, Item, unlikely
 
@@ -40,6 +40,10 @@ cdef class Machine:
                 waiter = self.session.resolve(c.session, c.sequence, r.index)
                 if waiter != NULL:
                     to.add(waiter, status, revision, NULL)
+        elif unlikely(r.kind == ENTRY_NOOP and r.length > RECORD_HEADER):
+            if jump_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &revision):
+                raise InvariantError(f"entry {r.index} holds no jump of the revision")
+            self.kv.revision += revision
         self.applied = r.index
         return 0
 

@@ -20,7 +20,7 @@ from dengine._core.quorum cimport Config, config_from, is_voter
 from dengine._core.raft cimport Raft
 from dengine._core.recovery cimport Found, recover
 from dengine._core.session cimport Session
-from dengine._core.types cimport RECORD_HEADER
+from dengine._core.types cimport MEM_FIRST, RECORD_HEADER
 
 from os import fsdecode
 
@@ -43,7 +43,8 @@ cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list n
             raise CorruptionError(
                 f"{fsdecode(directory)}: there is a log but no file `meta`, so this node's vote is "
                 "lost; nothing was changed; put the file back")
-        return meta.create(io, directory, setup.cluster, setup.node, setup.incarnation)
+        return meta.create(io, directory, setup.cluster, setup.node, setup.incarnation,
+                           setup.boot_id, setup.strategy == MEM_FIRST)
     meta.open(io, directory)
     if meta.state.node != setup.node and not setup.from_directory:
         raise FormatError(f"{fsdecode(directory)} belongs to node {meta.state.node}, not to node "
@@ -83,13 +84,18 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.log.threshold = setup.threshold
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us
+    turn.log.marks.hard = &turn.meta.hard
     found = recover(turn.log, names)
     if turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
             "newer `meta` back")
+    turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
     turn.notes = found.notes
+    if turn.meta.state.doubt:
+        turn.notes.append("this node may have forgotten what it acknowledged: its votes do not "
+                          "count for a majority until it has caught up with a leader")
     turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
     turn.preparer.open(turn.io, NULL, 0)
     turn.promise_ms = setup.promise_ms
@@ -142,6 +148,7 @@ cdef int open_raft(Turn turn, Found found, object setup, uint64_t now) except -1
     options.promise_us = setup.promise_ms * 1000
     options.timeout_us = setup.timeout_ms * 1000
     options.lease_us = setup.lease_ms * 1000
+    options.doubt = turn.meta.state.doubt
     return turn.raft.open(&options, found.terms, turn.meta.state.term, turn.meta.state.vote,
                           found.commit, now)
 
@@ -181,6 +188,9 @@ def close(Turn turn not None):
     try:
         if not broken:
             settle(turn)
+            turn.flusher.stop()
+            if turn.log.synced == turn.log.last and not turn.log.marks.failed:
+                turn.meta.end()
     finally:
         turn.flusher.stop()
         turn.preparer.stop()
@@ -214,7 +224,7 @@ def is_replica(Turn turn not None) -> bool:
     """Is this a voter that follows and heard its leader within the promise?"""
     return (turn.failed is None and turn.raft.role == FOLLOWER and turn.raft.leader != 0
             and turn.io.now_us(turn.io.ctx) < turn.raft.promise_until_us
-            and turn.raft.verified != 0 and is_voter(&turn.raft.config, turn.raft.opt.id))
+            and turn.raft.verified != 0 and not turn.raft.doubt and is_voter(&turn.raft.config, turn.raft.opt.id))
 
 
 def members(Turn turn not None) -> list:
@@ -238,7 +248,7 @@ def status(Turn turn not None) -> dict:
         "last": turn.raft.last,
         "revision": turn.kv.revision,
         "keys": turn.kv.count,
-        "recovering": False,
+        "recovering": turn.raft.doubt,
         "formed": turn.raft.formed,
         "diverged": turn.raft.diverged,
         "lease_ms": (until - now) // 1000 if turn.raft.role == LEADER and until > now else 0,

@@ -173,6 +173,9 @@ cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce)
 # Writes the session fields into a copy of a command at `at` (its record's payload).
 cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) noexcept nogil
 cdef bytes encode_members(const Members *m)
+# A no-op's payload: nothing, or by how much the revision jumps.
+cdef bytes encode_jump(uint64_t jump)
+cdef int jump_decode(const char *p, size_t n, uint64_t *jump) noexcept nogil    # -1: it is none
 cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
 
 cdef inline size_t padded(size_t n) noexcept nogil:

@@ -184,6 +184,17 @@ cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) n
 
 
 # ------------------------------------------------------------------------------- configurations
+cdef bytes encode_jump(uint64_t jump):
+    return PyBytes_FromStringAndSize(<const char *>&jump, sizeof(jump))
+
+
+cdef int jump_decode(const char *p, size_t n, uint64_t *jump) noexcept nogil:
+    if n != sizeof(uint64_t):
+        return -1
+    memcpy(jump, p, n)
+    return 0
+
+
 cdef bytes encode_members(const Members *m):
     cdef size_t n = 8
     cdef int i

@@ -19,8 +19,7 @@ cdef enum MessageKind:          # the same numbers as on the wire
 cdef enum MessageFlags:
     PRE = 1                     # MSG_VOTE, MSG_VOTED: a pre-vote, changes no term [9.6]
     GRANTED = 2                 # MSG_VOTED
-    # MSG_VOTED: the voter is in doubt (a later issue counts these apart)
-    MARKED = 4
+    MARKED = 4                  # MSG_VOTED: the voter is in doubt
     # MSG_HEARD: prev did not match; index, index_term say where to go on
     REJECTED = 8
     DIVERGED = 16               # MSG_HEARD: equal (index, term), other crc
@@ -44,6 +43,7 @@ ctypedef struct Message:
     uint64_t index_term
     uint64_t count              # APPEND: entries after prev
     uint64_t commit             # APPEND: the leader's
+    uint64_t last               # APPEND: the leader's last index when it was sent
     uint64_t round              # APPEND, HEARD
     const Run *runs             # APPEND in: the terms of its entries
     uint32_t run_count
@@ -55,3 +55,4 @@ ctypedef struct Options:
     uint64_t promise_us         # election_timeout_min: belongs to the cluster
     uint64_t timeout_us         # election_timeout_max
     uint64_t lease_us
+    bint doubt                  # this node may have forgotten what it acknowledged

@@ -5,7 +5,7 @@
 # (writes, syncs, hard state) and the preparer (zeros for the next segment, reads of old ones).
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from dengine._core.types cimport Io, Job, JOBS, Position, iovec
+from dengine._core.types cimport Io, Job, JOBS, PAGE, Position, iovec
 
 cdef extern from "native.h" nogil:
     uint64_t load_acquire(const uint64_t *at)
@@ -22,6 +22,13 @@ cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_cond_t:
         pass
 
+ctypedef struct HardState:
+    # What it takes to save doubt at once when a sync fails. Owned by whoever runs the jobs.
+    int fd                      # of the file `meta`
+    char page[PAGE]             # the slot that was saved last
+    void (*doubt)(char *page) noexcept nogil        # makes it the next slot, in doubt
+    const char *notice          # a file on no disk, for when that cannot be saved either
+
 ctypedef struct Marks:
     # Owned by whoever runs the jobs, except `written`.
     Position done               # last completed sync
@@ -29,6 +36,7 @@ ctypedef struct Marks:
     bint fresh                  # `done` stands in no mark yet
     # errno of the first write or sync that failed: nothing is tried after it
     int failed
+    HardState *hard             # NULL: nobody is to know
     uint64_t sequence           # of the newest mark
     uint64_t syncs              # counters: written with release, read by the turn with acquire
     uint64_t sync_bytes         # of the pages that syncs had to bring to the device, marks too
@@ -49,6 +57,8 @@ cdef void run(Job *job, const Io *io) noexcept nogil
 cdef int write_all(const Io *io, int fd, const iovec *parts, int n, int64_t offset) noexcept nogil
 # Brings the mark up to date; nothing to do unless marks.fresh. Returns 0 or an errno.
 cdef int refresh(Marks *m, const Io *io) noexcept nogil
+# A sync failed: what this node acknowledged may be gone, and its next start must know.
+cdef void lied(Marks *m, const Io *io) noexcept nogil
 # One mark as it lies on disk, and its check: 0 when p holds a valid mark.
 cdef void mark_encode(char *page, const Position *p, uint64_t sequence) noexcept nogil
 cdef int mark_decode(const char *page, Position *out, uint64_t *sequence) noexcept nogil

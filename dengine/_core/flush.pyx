@@ -16,6 +16,9 @@ from dengine.errors import InvariantError, StorageError
 cdef extern from "<unistd.h>" nogil:
     int64_t write(int fd, const void *p, size_t n)
 
+cdef extern from "<fcntl.h>" nogil:
+    int O_RDWR, O_CREAT, O_CLOEXEC, O_NOFOLLOW
+
 cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
@@ -50,6 +53,7 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     MARK_MAGIC = 0x6B72616D     # "mark"
+    MODE = 0o600
     ZEROS = 64 << 10            # bytes of zeros per write: larger ones make large folios
 
 
@@ -180,6 +184,8 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         start = io.now_us(io.ctx)
         error = FAILPOINT(b"flush.sync") or (0 if MUTANT(36) else -io.fdatasync(io.ctx, job.fd))
         job.took_us = io.now_us(io.ctx) - start
+        if error:
+            lied(m, io)
     if error == 0:
         store_release(&m.sync_bytes, m.sync_bytes + PAGE * marked
                       + pages_between(&m.done, &job.position))
@@ -191,6 +197,27 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         if job.took_us > m.longest_us:
             store_release(&m.longest_us, job.took_us)
     return error
+
+
+cdef void lied(Marks *m, const Io *io) noexcept nogil:
+    cdef HardState *h = m.hard
+    cdef iovec part
+    cdef int slot, fd, error = 0
+    if h == NULL or MUTANT(97):
+        return
+    m.hard = NULL                               # once: every later job fails
+    h.doubt(h.page)
+    part.iov_base = h.page
+    part.iov_len = PAGE
+    for slot in range(2):
+        if error == 0:
+            error = write_all(io, h.fd, &part, 1, slot * PAGE)
+        if error == 0:
+            error = -io.fdatasync(io.ctx, h.fd)
+    if error:
+        fd = io.open(io.ctx, h.notice, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, MODE)
+        if fd >= 0:
+            io.close(io.ctx, fd)
 
 
 cdef int prepare(Job *job, const Io *io) noexcept nogil:
@@ -237,6 +264,8 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
             io, job.fd, job.iov, job.parts, job.offset)
     if job.error == 0 and job.kind & JOB_META and not MUTANT(37):
         job.error = -io.fdatasync(io.ctx, job.fd) or FAILPOINT(b"meta.slot")
+        if m != NULL and m.hard != NULL:
+            memcpy(m.hard.page, job.iov[0].iov_base, PAGE)
     if job.error == 0 and job.kind & JOB_SYNC:
         job.error = sync(job, io) or FAILPOINT(b"flush.synced")
     # a sync behind it would cover what is not there
@@ -258,6 +287,8 @@ cdef int refresh(Marks *m, const Io *io) noexcept nogil:
     m.failed = write_mark(m, io, m.fd)
     if m.failed == 0:
         m.failed = -io.fdatasync(io.ctx, m.fd)
+        if m.failed:
+            lied(m, io)
     return m.failed
 
 

@@ -1,7 +1,7 @@
 """Identity and hard state of a node in one small file. It knows no log and no consensus."""
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset, strerror
+from libc.string cimport memcmp, memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport MUTANT
@@ -21,6 +21,8 @@ cdef enum:
 
 cdef uint64_t MAGIC = 0x6174656D656E6764    # "dgnemeta"
 
+NOTICES = b"/dev/shm"           # lost with the kernel, as the page cache is
+
 
 cdef int slot_decode(const char *page, MetaSlot *out) noexcept nogil:
     """0; 1: damaged; 2: a newer format."""
@@ -31,7 +33,18 @@ cdef int slot_decode(const char *page, MetaSlot *out) noexcept nogil:
         return 2
     if out.crc != crc32c(page + CRC_FROM, sizeof(MetaSlot) - CRC_FROM, 0) or out.format == 0:
         return 1
-    return 2 if out.dirty or out.doubt or out.zero or out.zero2 else 0
+    return 2 if out.dirty > 1 or out.doubt > 1 or out.zero or out.zero2 else 0
+
+
+cdef void slot_seal(char *page) noexcept nogil:
+    (<MetaSlot *>page).crc = crc32c(page + CRC_FROM, sizeof(MetaSlot) - CRC_FROM, 0)
+
+
+cdef void slot_doubt(char *page) noexcept nogil:
+    cdef MetaSlot *slot = <MetaSlot *>page
+    slot.sequence += 1
+    slot.doubt = 1
+    slot_seal(page)
 
 
 cdef class Meta:
@@ -70,10 +83,18 @@ cdef class Meta:
         self.state = slots[best]
         if (faults[1 - best] or slots[1 - best].sequence != self.state.sequence) and not MUTANT(68):
             self.write(pages + best * PAGE, 1 - best)   # a save always begins with two good slots
+        memcpy(self.hard.page, pages + best * PAGE, PAGE)
+        return self.ready()
+
+    cdef int ready(self) except -1:
+        self.notice = b"%s/dengine-%016x.doubt" % (NOTICES, self.state.incarnation)
+        self.hard.notice = self.notice
+        self.hard.doubt = slot_doubt
+        self.hard.fd = self.fd
         return 0
 
     cdef int create(self, const Io *io, bytes directory, uint64_t cluster, uint64_t node,
-                    uint64_t incarnation) except -1:
+                    uint64_t incarnation, bytes boot_id, bint mem_first) except -1:
         self.io = io
         self.path = directory + b"/meta"
         cdef bytes new = self.path + b".new"
@@ -85,9 +106,41 @@ cdef class Meta:
         self.state.cluster = cluster
         self.state.node = node
         self.state.incarnation = incarnation
+        memcpy(self.state.boot_id, <const char *>boot_id, sizeof(self.state.boot_id))
+        self.state.dirty = mem_first
         self.save_now()
         self.check(-io.rename(io.ctx, new, self.path), "created")
-        return self.check(-io.sync_dir(io.ctx, directory), "created")
+        self.check(-io.sync_dir(io.ctx, directory), "created")
+        return self.ready()
+
+    cdef int begin(self, bytes boot_id, bint mem_first) except -1:
+        """Doubt: the run before acknowledged from a page cache that another kernel had."""
+        cdef MetaSlot was = self.state
+        cdef int notice = self.io.open(self.io.ctx, self.notice, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
+        if notice >= 0:
+            self.io.close(self.io.ctx, notice)
+        if ((was.dirty if not MUTANT(98) else mem_first)
+                and memcmp(was.boot_id, <const char *>boot_id, sizeof(was.boot_id))) or notice >= 0:
+            self.state.doubt = 1
+        memcpy(self.state.boot_id, <const char *>boot_id, sizeof(was.boot_id))
+        self.state.dirty = mem_first
+        if memcmp(&was, &self.state, sizeof(was)):
+            self.save_now()
+        if notice >= 0:
+            self.io.unlink(self.io.ctx, self.notice)
+        return 0
+
+    cdef int doubt(self) except -1:
+        self.state.doubt = 1
+        return self.save_now()
+
+    cdef int end(self) except -1:
+        if not self.state.dirty:
+            return 0
+        self.state.dirty = 0
+        if MUTANT(96):
+            self.state.doubt = 0
+        return self.save_now()
 
     cdef char *page(self, uint64_t term, uint64_t vote) except NULL:
         cdef char *page = <char *>malloc(PAGE)
@@ -98,8 +151,7 @@ cdef class Meta:
         self.state.vote = vote
         memset(page, 0, PAGE)
         memcpy(page, &self.state, sizeof(MetaSlot))
-        cdef MetaSlot *slot = <MetaSlot *>page
-        slot.crc = crc32c(page + CRC_FROM, sizeof(MetaSlot) - CRC_FROM, 0)
+        slot_seal(page)
         return page
 
     cdef int save_now(self) except -1:
@@ -108,6 +160,7 @@ cdef class Meta:
         try:
             for slot in range(2):
                 self.write(page, slot)
+            memcpy(self.hard.page, page, PAGE)
         finally:
             free(page)
         return 0

@@ -30,6 +30,8 @@ cdef class Raft(Replication):
     cdef uint64_t steps_down
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
     cdef bint formed                        # the log holds a configuration
+    cdef readonly bint doubt                # it may have forgotten: its votes are marked
+    cdef bint by_all                        # leading: elected with the marked votes of all
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint save                          # write (version, term, vote); the turn clears it
@@ -45,6 +47,10 @@ cdef class Raft(Replication):
     cdef uint64_t announced                 # following: durable index last told
     cdef uint64_t vote_version              # candidate: its own vote counts when this is saved
     cdef uint32_t votes                     # slots that granted
+    cdef uint32_t marked                    # of these, the nodes in doubt
+    cdef uint64_t start_term                # at the start of a node in doubt
+    # in doubt: what the leader of this term had when it was first heard; 0: not heard
+    cdef uint64_t target
     cdef uint64_t leader_lost               # the leader whose connection was reset, else 0
     cdef Held *held
     cdef size_t held_count
@@ -74,6 +80,8 @@ cdef class Raft(Replication):
     cdef int campaign(self, bint pre, uint64_t now_us) except -1
     cdef int count_votes(self, uint64_t now_us) except -1
     cdef int announce(self, bint again) except -1
+    cdef int remember(self, uint64_t index) except -1
+    cdef int end_doubt(self) except -1
     cdef int on_vote(self, const Message *m, uint64_t now_us) except -1
     cdef int on_voted(self, const Message *m, uint64_t now_us) except -1
     cdef int on_append(self, const Message *m, uint64_t now_us) except -1

@@ -7,7 +7,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, GRANTED, LEADER, MSG_APPEND,
-                                      MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED, PRE,
+                                      MARKED, MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED, PRE,
                                       PRECANDIDATE, REJECTED)
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
@@ -43,6 +43,8 @@ cdef class Raft(Replication):
         self.durable = terms.last               # recovery has synced what it accepted
         self.commit = commit if commit < self.last else self.last
         self.cut_to = NO_CUT
+        self.doubt = opt.doubt
+        self.start_term = term
         if term and not MUTANT(10):              # the start rule: it may have heard a leader
             self.promise_until_us = now_us + opt.promise_us
         if terms.last_term() > term:
@@ -170,6 +172,7 @@ cdef class Raft(Replication):
             self.save = True
             self.verified = 0
             self.announced = 0
+            self.target = 0
         if self.role == LEADER:
             self.steps_down += 1
             self.stop_leading()
@@ -190,12 +193,15 @@ cdef class Raft(Replication):
         if pre:
             self.role = PRECANDIDATE
             self.votes = <uint32_t>1 << self_slot
+            self.marked = <uint32_t>self.doubt << self_slot
         else:
             self.role = CANDIDATE
             self.elections += 1
             self.term += 1
             self.vote = self.opt.id
             self.votes = <uint32_t>MUTANT(5) << self_slot   # its own counts once it is durable
+            self.marked = <uint32_t>self.doubt << self_slot
+            self.target = 0
             self.version += 1
             self.vote_version = self.version
             self.save = True
@@ -219,16 +225,22 @@ cdef class Raft(Replication):
         return 0
 
     cdef int count_votes(self, uint64_t now_us) except -1:
+        """Won by a majority that forgot nothing, or by all: then the best log of all wins."""
+        cdef uint32_t sure
         if self.role == CANDIDATE and self.saved >= self.vote_version:
             self.votes |= <uint32_t>1 << slot_of(&self.config, self.opt.id)
+        sure = self.votes if MUTANT(90) else self.votes & ~self.marked
         # The first election of a cluster needs every vote: two halves cannot form two clusters.
-        if not (quorum_has(&self.config, self.votes) if self.last or MUTANT(9)
-                else all_have(&self.config, self.votes)):
+        if not (all_have(&self.config, self.votes)
+                or (quorum_has(&self.config, sure) and (self.last or MUTANT(9)))):
             return 0
         if self.role == PRECANDIDATE:
             return self.campaign(False, now_us)
+        self.by_all = not quorum_has(&self.config, sure)
         self.leader = self.opt.id
         self.leader_lost = 0
+        if self.doubt:
+            self.end_doubt()
         self.start_leading(now_us)
         return 0
 
@@ -255,21 +267,25 @@ cdef class Raft(Replication):
             if granted:
                 self.reset_election(now_us)
         message(&reply, MSG_VOTED, m.peer, m.term if granted else self.term)
-        reply.flags = (PRE if pre else 0) | (GRANTED if granted else 0)
+        reply.flags = ((PRE if pre else 0) | (GRANTED if granted else 0)
+                       | (MARKED if self.doubt and not MUTANT(91) else 0))
         return self.send(&reply, not pre and not MUTANT(4))
 
     cdef int on_voted(self, const Message *m, uint64_t now_us) except -1:
         cdef bint pre = (m.flags & PRE) != 0
-        if not m.flags & GRANTED:
-            return 0
+        cdef bint counts = (not pre or MUTANT(8)) and self.role == CANDIDATE and (
+            m.term == self.term or MUTANT(53))
+        cdef uint32_t slot = <uint32_t>1 << slot_of(&self.config, m.peer)
         if pre and self.role == PRECANDIDATE and m.term == self.term + 1:
-            self.votes |= <uint32_t>1 << slot_of(&self.config, m.peer)
-            return self.count_votes(now_us)
-        if ((not pre or MUTANT(8)) and self.role == CANDIDATE
-                and (m.term == self.term or MUTANT(53))):
-            self.votes |= <uint32_t>1 << slot_of(&self.config, m.peer)
-            return self.count_votes(now_us)
-        return 0
+            counts = True
+        if not counts or not m.flags & GRANTED:
+            return 0
+        self.votes |= slot
+        if m.flags & MARKED:
+            self.marked |= slot
+        else:
+            self.marked &= ~slot
+        return self.count_votes(now_us)
 
     # ----------------------------------------------------------------------- the follower's side
     cdef int on_append(self, const Message *m, uint64_t now_us) except -1:
@@ -281,6 +297,8 @@ cdef class Raft(Replication):
         if unlikely(m.term == self.term and self.role == LEADER):
             raise InvariantError(f"nodes {m.peer} and {self.opt.id} both lead term {m.term}")
         self.follow(m.term, m.peer, now_us)
+        if self.target == 0:
+            self.target = m.last
         self.leader_lost = 0
         self.promise_until_us = now_us + self.opt.promise_us
         self.reset_election(now_us)
@@ -359,6 +377,8 @@ cdef class Raft(Replication):
         if (self.verified < index and not MUTANT(56)) or MUTANT(19):
             index = self.verified
         cdef Message m
+        if self.doubt and index:
+            self.remember(index)
         if (self.leader == 0 or self.leader == self.opt.id or index == 0 or self.diverged
                 or not (index > self.announced or again)):
             return 0
@@ -366,6 +386,20 @@ cdef class Raft(Replication):
         message(&m, MSG_DURABLE, self.leader, self.term)
         m.index = index
         return self.send(&m, True)
+
+    cdef int remember(self, uint64_t index) except -1:
+        """Has a node in doubt, which holds its leader's log up to `index`, got all back?"""
+        if ((self.term > self.start_term or MUTANT(92)) and self.terms.at(index) == self.term):
+            return self.end_doubt()             # the no-op of a later term and all before it
+        if self.target and index >= self.target:
+            return self.end_doubt()
+        return 0
+
+    cdef int end_doubt(self) except -1:
+        self.doubt = False
+        self.version += 1
+        self.save = True
+        return 0
 
     # ---------------------------------------------------------------------- outputs to the turn
     cdef void taken(self) noexcept:

@@ -268,6 +268,7 @@ cdef class Replication:
         m.count = self.terms.runs_end(p.next, RUNS) - m.index if entries else 0
         m.commit = self.commit
         m.round = self.round
+        m.last = self.last
         return True
 
     cdef void sent(self, int slot, uint64_t count, uint64_t size) noexcept:

@@ -3,14 +3,14 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport malloc
 
 from dengine._core.apply cimport Machine
-from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_members
+from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_jump, encode_members
 from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport load_acquire
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport Raft
 from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, FRAME_ENTRIES, JOB_META, JOB_PREPARE,
-                                  JOB_READ, MAX_MEMBERS, PAGE, STOPPED, Link, likely, unlikely)
+                                  JOB_READ, JUMP, MAX_MEMBERS, PAGE, STOPPED, Link, likely, unlikely)
 from dengine._core.watch cimport begin_watch, end_watch
 from dengine._core.wire cimport Outbox
 
@@ -209,14 +209,17 @@ cdef class Turn(Requests):
             config_from(&config, &self.members)
             self.raft.adopt(&config, True, 0)
             n = 2
-        self.log.append(self.raft.term, ENTRY_NOOP, b"", 0)
+        payload = encode_jump(JUMP) if self.raft.by_all else b""
+        self.log.append(self.raft.term, ENTRY_NOOP, payload, len(payload))
         return self.raft.begun(n)
 
     cdef int save(self) except -1:
         """Slot 0, then slot 1: messages may rely on the save once slot 0 is synced."""
-        cdef char *page = self.meta.page(self.raft.term, self.raft.vote)
+        cdef char *page
         cdef Job *job
         cdef int slot
+        self.meta.state.doubt = self.raft.doubt
+        page = self.meta.page(self.raft.term, self.raft.vote)
         for slot in range(2):
             job = self.flusher.slot()
             job.kind = JOB_META

@@ -32,6 +32,7 @@ cdef enum:
     PENDING = 4096              # writes of one node in flight: the ring of its session
     APPLY_ENTRIES = 1000        # entries in one slice of apply
     APPLY_US = 1000             # microseconds in one slice of apply
+    JUMP = 1000000000           # revisions left out where acknowledged entries may be lost
     JOBS = 64                   # slots of a ring between turn and worker
     RUNS = 64                   # changes of term inside one append frame
 

@@ -7,8 +7,8 @@
 #              u64 last index (0: an empty log)
 #    VOTE      u64 last index, u64 last term                                     flags PRE
 #    VOTED     (no fields)                                     flags PRE GRANTED MARKED
-#    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round, u32 count,
-#              records as in the log
+#    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round,
+#              u64 last index, u32 count, records as in the log
 #    HEARD     u64 round, u64 index, u64 index term            flags REJECTED DIVERGED
 #    DURABLE   u64 index
 #    FORWARD   u32 count, then per command u32 + bytes, session fields stamped

@@ -151,6 +151,7 @@ cdef class Outbox:
         self.put_u32(prev_crc)
         self.put_u64(m.commit)
         self.put_u64(m.round)
+        self.put_u64(m.last)
         return self.put_u32(<uint32_t>m.count)
 
     cdef int hello(self, const Hello *h) except -1:
@@ -212,6 +213,7 @@ cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *pr
     prev_crc[0] = take_u32(&r)
     out.commit = take_u64(&r)
     out.round = take_u64(&r)
+    out.last = take_u64(&r)
     out.count = take_u32(&r)
     if r.bad or out.term == 0 or out.index_term > out.term:
         return -1

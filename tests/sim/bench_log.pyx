@@ -6,9 +6,10 @@ import os
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 
 from dengine._core.codec cimport Record, padded
-from dengine._core.flush cimport Worker, load_acquire, refresh
+from dengine._core.flush cimport Marks, Worker, lied, load_acquire, refresh
 from dengine._core.kernel cimport kernel
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
@@ -242,13 +243,15 @@ cdef class MetaBench:
     cdef readonly uint64_t saved        # newest version that messages may rely on
 
     def __init__(self, Disk disk not None, str directory="node", *, bint create=False,
-                 uint64_t cluster=7, uint64_t node=1, uint64_t incarnation=9):
+                 uint64_t cluster=7, uint64_t node=1, uint64_t incarnation=9,
+                 bytes boot_id=bytes(16), bint mem_first=False):
         self.disk = disk
         self.meta = Meta()
         self.flusher = Worker()
         self.flusher.open(&disk.io, NULL, 0)
         if create:
-            self.meta.create(&disk.io, directory.encode(), cluster, node, incarnation)
+            self.meta.create(&disk.io, directory.encode(), cluster, node, incarnation, boot_id,
+                             mem_first)
         else:
             self.meta.open(&disk.io, directory.encode())
 
@@ -296,6 +299,22 @@ cdef class MetaBench:
     def save_now(self):
         self.meta.save_now()
 
+    def begin(self, bytes boot_id not None, bint mem_first):
+        self.meta.begin(boot_id, mem_first)
+
+    def doubt(self):
+        self.meta.doubt()
+
+    def end(self):
+        self.meta.end()
+
+    def lie(self):
+        """A sync of the log failed: the flusher saves what the next start must know."""
+        cdef Marks marks
+        memset(&marks, 0, sizeof(marks))
+        marks.hard = &self.meta.hard
+        lied(&marks, &self.disk.io)
+
     def close(self):
         self.meta.close()
 
@@ -303,7 +322,8 @@ cdef class MetaBench:
     def state(self) -> dict[str, int]:
         return {"cluster": self.meta.state.cluster, "node": self.meta.state.node,
                 "incarnation": self.meta.state.incarnation, "term": self.meta.state.term,
-                "vote": self.meta.state.vote, "sequence": self.meta.state.sequence}
+                "vote": self.meta.state.vote, "sequence": self.meta.state.sequence,
+                "dirty": self.meta.state.dirty, "doubt": self.meta.state.doubt}
 
 
 WRITE, SYNC = JOB_WRITE, JOB_SYNC

@@ -41,7 +41,9 @@ cdef class Checks:
     cdef Map chain                          # index << 24 | term -> term << 32 | crc
     cdef Map leaders                        # term -> node + 1
     cdef Map votes                          # term << 4 | node -> vote in durable bytes
+    cdef Map sure                           # likewise, of a node that was not in doubt then
     cdef Map noops                          # term -> index of its no-op
+    cdef Words lost[MAX_MEMBERS]            # MemFirst: index and entry of what a page cache held
     cdef uint64_t cached[MAX_MEMBERS]       # entries up to here were seen in the page cache
     cdef uint64_t synced[MAX_MEMBERS]       # likewise, on the platter
     cdef uint64_t term[MAX_MEMBERS]         # on the platter
@@ -54,6 +56,7 @@ cdef class Checks:
 
     cdef int booted(self, int node, Turn turn) except -1
     cdef int dies(self, int node, Turn turn, bint power) except -1  # its files are still open
+    cdef int loses_cache(self, int node) except -1                  # it is dead
     cdef int forget(self, int node) except -1
     cdef int after(self, int node, Turn turn) except -1             # each step
     cdef int meta_synced(self, int node) except -1          # a slot may have reached the platter
@@ -64,6 +67,8 @@ cdef class Checks:
     cdef int see_leader(self, int node, Turn turn) except -1
     cdef int complete(self, int node) except -1
     cdef int see_commit(self, int node, Turn turn) except -1
+    cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept
+    cdef uint64_t forgets(self, int node) noexcept
     cdef bint lies(self, int node, Turn turn, uint64_t index, bint platter) noexcept
     cdef int see_disk(self, int node, Turn turn) noexcept
     cdef int sends_one(self, int node, Turn turn, int to, const char *at, size_t n,

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
 from dengine._core.codec cimport Record
-from dengine._core.consensus cimport GRANTED, LEADER, PRE, Message
+from dengine._core.consensus cimport GRANTED, LEADER, MARKED, PRE, Message
 from dengine._core.crc cimport crc32c
 from dengine._core.memory cimport grown
 from dengine._core.segments cimport Segment, offset_of
@@ -84,12 +84,14 @@ cdef class Checks:
         self.nodes = nodes
         self.mem_first = strategy == MEM_FIRST
         self.turns = [None] * nodes
-        self.chain, self.leaders, self.votes, self.noops = Map(), Map(), Map(), Map()
+        self.chain, self.leaders, self.votes = Map(), Map(), Map()
+        self.sure, self.noops = Map(), Map()
 
     def __dealloc__(self):
         cdef int i
         for i in range(MAX_MEMBERS):
             free(self.logs[i].at)
+            free(self.lost[i].at)
         free(self.committed.at)
         free(self.committed_in.at)
         free(self.digests.at)
@@ -117,14 +119,42 @@ cdef class Checks:
         the page cache, after a loss of power what is on the platter."""
         self.see_disk(node, turn)
         if power:
-            self.cached[node] = self.synced[node]
+            self.loses_cache(node)
         self.led[node] = 0
         self.turns[node] = None
         return 0
 
+    cdef int loses_cache(self, int node) except -1:
+        cdef uint64_t i
+        for i in range(self.synced[node], self.cached[node] if self.mem_first else 0):
+            push(&self.lost[node], i + 1)
+            push(&self.lost[node], self.logs[node].at[i])
+        self.cached[node] = self.synced[node]
+        return 0
+
+    cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept:
+        """Did its page cache lose this entry? It may have acknowledged it before."""
+        cdef size_t i
+        for i in range(0, self.lost[node].count, 2):
+            if self.lost[node].at[i] == index and self.lost[node].at[i + 1] == entry:
+                return True
+        return False
+
+    cdef uint64_t forgets(self, int node) noexcept:
+        """The first committed entry that it lost and has not got back; 0: none."""
+        cdef Words *lost = &self.lost[node]
+        cdef size_t i
+        cdef uint64_t at
+        for i in range(0, lost.count, 2):
+            at = lost.at[i]
+            if at <= self.committed.count and self.committed.at[at - 1] == lost.at[i + 1] and (
+                    self.logs[node].count < at or self.logs[node].at[at - 1] != lost.at[i + 1]):
+                return at
+        return 0
+
     cdef int forget(self, int node) except -1:
         """Its directory is gone: nothing that it held counts."""
-        self.logs[node].count = 0
+        self.logs[node].count = self.lost[node].count = 0
         self.cached[node] = self.synced[node] = self.term[node] = self.vote[node] = 0
         return 0
 
@@ -214,7 +244,7 @@ cdef class Checks:
 
     cdef int see_leader(self, int node, Turn turn) except -1:
         cdef uint64_t term = turn.raft.term
-        cdef int i, votes = 0
+        cdef int i, votes = 0, sure = 0
         if turn.raft.noop:
             self.noops.put(term, turn.raft.noop)
         if self.led[node] == term:
@@ -226,9 +256,11 @@ cdef class Checks:
             raise Violation(f"nodes {node + 1} and {i} both lead term {term}")
         for i in range(self.nodes):
             votes += self.votes.get(term << 4 | i) == <uint64_t>node + 1
-        if 2 * votes <= self.nodes or (turn.raft.commit == 0 and self.committed.count == 0
-                                       and not turn.raft.formed and votes < self.nodes):
-            raise Violation(f"node {node + 1} leads term {term} by {votes} durable votes")
+            sure += self.sure.get(term << 4 | i) == <uint64_t>node + 1
+        if votes < self.nodes and (2 * sure <= self.nodes or (
+                turn.raft.commit == 0 and self.committed.count == 0 and not turn.raft.formed)):
+            raise Violation(f"node {node + 1} leads term {term} by {votes} durable votes, {sure} "
+                            "without doubt")
         return self.complete(node)
 
     cdef int complete(self, int node) except -1:
@@ -261,6 +293,7 @@ cdef class Checks:
             holders = syncers = 0
             for j in range(self.nodes):
                 if self.logs[j].count <= i or self.logs[j].at[i] != log.at[i]:
+                    holders += self.had(j, i + 1, log.at[i])
                     continue
                 if self.turns[j] is not None:
                     self.see_disk(j, <Turn>self.turns[j])
@@ -303,6 +336,8 @@ cdef class Checks:
         self.vote[node] = best.vote
         if best.vote:
             self.votes.put(best.term << 4 | node, best.vote)
+            if best.doubt == 0:
+                self.sure.put(best.term << 4 | node, best.vote)
         return 0
 
     cdef int at_rest(self, int node, bint broken) except -1:
@@ -337,9 +372,14 @@ cdef class Checks:
         voted = f.kind == FRAME_VOTED and f.flags & GRANTED
         if voted and self.term[node] > f.term:  # it can vote in that term no more: as good as saved
             self.votes.first(f.term << 4 | node, to + 1)
+            if not f.flags & MARKED:
+                self.sure.first(f.term << 4 | node, to + 1)
         if voted and self.votes.get(f.term << 4 | node) != <uint64_t>to + 1:
             raise Violation(f"node {node + 1} votes for {to + 1} in term {f.term} before that is "
                             "saved")
+        if voted and not f.flags & MARKED and self.forgets(node):
+            raise Violation(f"node {node + 1} votes for {to + 1} without a mark, and has forgotten "
+                            f"the committed entry {self.forgets(node)}")
         if f.kind == FRAME_DURABLE:
             memset(&m, 0, sizeof(m))
             message_decode(&f, to + 1, &m)

@@ -1,9 +1,9 @@
 """What clients do with the in-memory cluster, what tests see of it; whether answers are stale."""
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core cimport frames
-from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, EXISTS, GET, IS_REVISION,
+from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, GET, IS_REVISION,
                                   PUT, PUT_IF, Record, encode_delete, encode_delete_if,
                                   encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
@@ -300,7 +300,8 @@ cdef class Cluster(Network):
         return (<SimNode>self.nodes[i]).turn.failed
 
     def commands(self, int i):
-        """(index, payload) of every committed command of node i."""
+        """(index, payload) of every committed command of node i; of a jump of the revision: by
+        how much."""
         cdef Turn turn = (<SimNode>self.nodes[i]).turn
         cdef const Record *r
         cdef uint64_t at
@@ -309,6 +310,8 @@ cdef class Cluster(Network):
             r = <const Record *>turn.log.record(at)
             if r.kind == ENTRY_COMMAND:
                 out.append((at, (<const char *>r)[RECORD_HEADER:r.length]))
+            elif r.kind == ENTRY_NOOP and r.length > RECORD_HEADER:
+                out.append((at, (<const uint64_t *>(<const char *>r + RECORD_HEADER))[0]))
         return out
 
     def items(self, int i):

@@ -18,13 +18,16 @@ IS_REVISION = 0
 class Replay:
     """The states that a committed log of puts and deletes goes through, by revision."""
 
-    def __init__(self, commands: list[tuple[int, bytes]]) -> None:
+    def __init__(self, commands: list[tuple[int, bytes | int]]) -> None:
         self.revision = 0
         self.state: dict[bytes, bytes] = {}
         self.of_value: dict[bytes, int] = {}  # revision of the put of this value
         self._revisions: dict[bytes, list[int]] = defaultdict(lambda: [0])
         self._values: dict[bytes, list[bytes | None]] = defaultdict(lambda: [None])
         for _, payload in commands:
+            if isinstance(payload, int):
+                self.revision += payload
+                continue
             op, _, _, _, compare, revision, key, value = decode_command(payload)
             if op in (PUT_IF, DELETE_IF):
                 held = self._revisions[key][-1] if key in self.state else 0
@@ -51,7 +54,7 @@ class Replay:
         return self._values[key][bisect_right(self._revisions[key], revision) - 1]
 
 
-def check(commands: list[tuple[int, bytes]], clients: list[Any]) -> Replay:
+def check(commands: list[tuple[int, bytes | int]], clients: list[Any]) -> Replay:
     """Every answer must follow from the log. Values of puts are unique in the run."""
     replay = Replay(commands)
     for c in clients:

@@ -63,7 +63,7 @@ cdef class Nodes(Events):
             cluster_named=True, strategy=strategy, threshold=100, interval_us=20_000,
             max_unflushed_us=200_000, segment_bytes=1 << 20, promise_ms=600, timeout_ms=1200,
             heartbeat_ms=100, lease_ms=500, waiting_writes=10_000,
-            waiting_reads=10_000, waiting_bytes=1 << 30)
+            waiting_reads=10_000, waiting_bytes=1 << 30, boot_id=bytes(16))
         fields.update(options)
         for i in range(nodes):
             self.nodes.append(self.new_node(i, fields))
@@ -145,11 +145,13 @@ cdef class Nodes(Events):
         self.lying.discard(i)
         node.turn = boot(&node.disk.io, PATH.encode(), has_meta, names, node.setup)
         node.alive = True
+        node.lost = False
         node.paused = node.syncing = node.preparing = False
         node.late_us = node.role = node.turns = 0
         node.deferred = []
         core.attach(node.turn, Loop(self, node))
         self.count("start: " + ("an empty directory" if not has_meta else
+                                "in doubt" if node.turn.raft.doubt else
                                 "nothing to repair" if not node.turn.notes else
                                 "a torn tail cut"))
         if self.story is not None:
@@ -172,15 +174,22 @@ cdef class Nodes(Events):
             node.turn.preparer.run_one()
         self.checks.dies(i, node.turn, power or i in self.lying)
         if power:
-            cut_power(node.disk.state)
+            self.lose_cache(node)
         else:
             forget_life(node.disk.state)
         self.bury(node)
 
     def cut_power(self, int i):
         """The machine of a dead node loses power: what its page cache still held is lost."""
-        self.checks.cached[i] = min(self.checks.cached[i], self.checks.synced[i])
-        cut_power((<SimNode>self.nodes[i]).disk.state)
+        self.checks.loses_cache(i)
+        self.lose_cache(<SimNode>self.nodes[i])
+
+    def lose_cache(self, SimNode node not None):
+        """And the kernel with it: the next one has another boot id."""
+        cdef uint64_t boot = int.from_bytes(node.setup.boot_id, "little") + 1
+        node.setup.boot_id = boot.to_bytes(16, "little")
+        node.lost = True
+        cut_power(node.disk.state)
 
     def stop(self, int i):
         """The node is closed: what it wrote is synced first."""
@@ -262,6 +271,11 @@ cdef class Nodes(Events):
     def mend(self, int i):
         """The disk of a node is well again; of what failed before it may hear still."""
         (<SimNode>self.nodes[i]).disk.mend()
+
+    def doubtful(self, int i):
+        """May this node have forgotten what it acknowledged, now or when it starts?"""
+        cdef SimNode node = <SimNode>self.nodes[i]
+        return i in self.lying or (node.turn.raft.doubt if node.alive else node.lost)
 
     cdef int run_node(self, SimNode node) except -1:
         node.turn.run()
