@@ -89,7 +89,7 @@ STRANGERS = {
     "forwarded rubbish": ((hello(), views.build_frame(FORWARD, 0, 1, struct.pack(
         "<II", 1, 3) + b"abc")), "no command"),
     "append without its records": ((hello(), views.build_frame(APPEND, 0, 1, struct.pack(
-        "<QQIQQI", 0, 0, 0, 0, 1, 3) + b"abcdefgh")), "does not continue"),
+        "<QQIQQQI", 0, 0, 0, 0, 1, 3, 3) + b"abcdefgh")), "does not continue"),
     "goodbye": ((hello(), views.build_frame(BYE, 0, 0, b"see you")), "see you"),
 }
 

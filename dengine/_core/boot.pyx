@@ -224,7 +224,8 @@ def is_replica(Turn turn not None) -> bool:
     """Is this a voter that follows and heard its leader within the promise?"""
     return (turn.failed is None and turn.raft.role == FOLLOWER and turn.raft.leader != 0
             and turn.io.now_us(turn.io.ctx) < turn.raft.promise_until_us
-            and turn.raft.verified != 0 and not turn.raft.doubt and is_voter(&turn.raft.config, turn.raft.opt.id))
+            and turn.raft.verified != 0 and not turn.raft.doubt
+            and is_voter(&turn.raft.config, turn.raft.opt.id))
 
 
 def members(Turn turn not None) -> list:

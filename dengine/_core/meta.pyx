@@ -121,11 +121,13 @@ cdef class Meta:
             self.io.close(self.io.ctx, notice)
         if ((was.dirty if not MUTANT(98) else mem_first)
                 and memcmp(was.boot_id, <const char *>boot_id, sizeof(was.boot_id))) or notice >= 0:
-            self.state.doubt = 1
+            self.state.doubt = not MUTANT(99)
         memcpy(self.state.boot_id, <const char *>boot_id, sizeof(was.boot_id))
         self.state.dirty = mem_first
         if memcmp(&was, &self.state, sizeof(was)):
             self.save_now()
+        if MUTANT(99):
+            self.state.doubt = memcmp(was.boot_id, self.state.boot_id, sizeof(was.boot_id)) != 0
         if notice >= 0:
             self.io.unlink(self.io.ctx, self.notice)
         return 0

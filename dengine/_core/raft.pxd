@@ -31,7 +31,7 @@ cdef class Raft(Replication):
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
     cdef bint formed                        # the log holds a configuration
     cdef readonly bint doubt                # it may have forgotten: its votes are marked
-    cdef bint by_all                        # leading: elected with the marked votes of all
+    cdef readonly bint by_all                 # leading: elected with the marked votes of all
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint save                          # write (version, term, vote); the turn clears it

@@ -378,7 +378,7 @@ cdef class Raft(Replication):
             index = self.verified
         cdef Message m
         if self.doubt and index:
-            self.remember(index)
+            self.remember(self.durable if MUTANT(94) else self.verified if MUTANT(95) else index)
         if (self.leader == 0 or self.leader == self.opt.id or index == 0 or self.diverged
                 or not (index > self.announced or again)):
             return 0
@@ -391,7 +391,7 @@ cdef class Raft(Replication):
         """Has a node in doubt, which holds its leader's log up to `index`, got all back?"""
         if ((self.term > self.start_term or MUTANT(92)) and self.terms.at(index) == self.term):
             return self.end_doubt()             # the no-op of a later term and all before it
-        if self.target and index >= self.target:
+        if self.target and (index >= self.target or MUTANT(93)):
             return self.end_doubt()
         return 0
 

@@ -215,7 +215,8 @@ cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *pr
     out.round = take_u64(&r)
     out.last = take_u64(&r)
     out.count = take_u32(&r)
-    if r.bad or out.term == 0 or out.index_term > out.term:
+    if (r.bad or out.term == 0 or out.index_term > out.term
+            or out.last < out.index or out.last - out.index < out.count):
         return -1
     records[0] = <const char *>r.at
     size[0] = r.end - r.at

@@ -57,7 +57,8 @@ def refused(c, node, peer, kind, body, *, flags=0, term=None):
 
 
 def append(prev, prev_term, crc, commit, round_, count, records=b""):
-    return struct.pack("<QQIQQI", prev, prev_term, crc, commit, round_, count) + records
+    return struct.pack("<QQIQQQI", prev, prev_term, crc, commit, round_, prev + count,
+                       count) + records
 
 
 BODIES = {

@@ -32,7 +32,8 @@ def test_a_new_file_names_this_node() -> None:
     meta.close()
     assert disk.names("node") == ["meta"]
     state = MetaBench(disk, cluster=0, node=0, incarnation=0).state
-    assert state == {"cluster": 7, "node": 1, "incarnation": 9, "term": 0, "vote": 0, "sequence": 1}
+    assert state == {"cluster": 7, "node": 1, "incarnation": 9, "term": 0, "vote": 0, "sequence": 1,
+                     "dirty": 0, "doubt": 0}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -201,7 +202,7 @@ def newer(page: bytes, offset: int, value: int, sequence: int) -> bytes:
     return bytes(page)
 
 
-@pytest.mark.parametrize(("offset", "value"), [(FORMAT_AT, 2), (DIRTY_AT, 1), (DIRTY_AT + 1, 1)])
+@pytest.mark.parametrize(("offset", "value"), [(FORMAT_AT, 2), (DIRTY_AT, 2), (DIRTY_AT + 1, 2)])
 def test_a_newer_format_is_refused(offset: int, value: int) -> None:
     disk, _ = made()
     good = disk.read("node/meta")
@@ -218,3 +219,82 @@ def test_a_newer_format_is_refused(offset: int, value: int) -> None:
 def test_a_missing_file_is_an_error() -> None:
     with pytest.raises(StorageError, match="could not be opened"):
         MetaBench(Disk())
+
+
+# ---------------------------------------------------------------------------------------- doubt
+HERE, THERE = bytes(16), bytes(15) + b"\1"          # boot ids
+
+
+@pytest.mark.parametrize(("mem_first", "boot", "now", "doubt"), [
+    (True, THERE, True, 1), (True, THERE, False, 1),    # the strategy of the run before decides
+    (False, THERE, True, 0), (False, THERE, False, 0),
+    (True, HERE, True, 0)])                             # killed: the page cache is still there
+def test_a_page_cache_that_acknowledged_and_is_lost_is_doubt(
+        mem_first: bool, boot: bytes, now: bool, doubt: int) -> None:
+    disk = Disk(0, 2 * PAGE)
+    MetaBench(disk, create=True, mem_first=mem_first)
+    disk.kill()
+    MetaBench(disk).begin(boot, now)
+    for _ in range(2):                                  # it stays until it is ended
+        disk.kill()
+        meta = MetaBench(disk)
+        meta.begin(boot, now)
+        assert meta.state["doubt"] == doubt
+        assert meta.state["dirty"] == now
+
+
+def test_a_clean_stop_leaves_nothing_to_lose() -> None:
+    disk = Disk(0, 2 * PAGE)
+    MetaBench(disk, create=True, mem_first=True).end()
+    disk.power_cut()
+    meta = MetaBench(disk)
+    meta.begin(THERE, True)
+    assert not meta.state["doubt"]
+    meta.doubt()
+    meta.end()
+    disk.power_cut()
+    meta = MetaBench(disk)
+    meta.begin(HERE, True)
+    assert meta.state["doubt"], "a clean stop does not end it"
+
+
+def test_the_first_save_of_a_start_is_whole_at_every_crash() -> None:
+    """Doubt, boot id and strategy are one save: no crash leaves the new boot id without doubt."""
+    for seed in SEEDS:
+        for nth, call in [(n, c) for c in ("write", "sync") for n in (1, 2)]:
+            disk = Disk(seed, 2 * PAGE)
+            MetaBench(disk, create=True, mem_first=True)
+            disk.power_cut()
+            meta = MetaBench(disk)
+            disk.fail(call, nth, errno.EIO)
+            with pytest.raises(StorageError):
+                meta.begin(THERE, False)
+            disk.power_cut()
+            meta = MetaBench(disk)
+            meta.begin(THERE, False)
+            assert meta.state["doubt"]
+
+
+def test_a_failed_sync_is_known_at_the_next_start() -> None:
+    disk, meta = made()
+    meta.save(3, 2)
+    meta.run(), meta.run()
+    meta.lie()
+    assert vote_of(disk) == (3, 2)
+    meta = MetaBench(disk)
+    meta.begin(HERE, False)
+    assert meta.state["doubt"]
+
+
+@pytest.mark.parametrize("call", ["write", "sync"])
+def test_a_failed_sync_that_cannot_be_saved_is_noted_elsewhere(call: str) -> None:
+    disk, meta = made()
+    disk.fail(call, 1, errno.EIO)
+    meta.lie()
+    disk.kill()
+    for _ in range(2):
+        meta = MetaBench(disk)
+        meta.begin(HERE, False)
+        assert meta.state["doubt"]
+        assert disk.names("/dev/shm") == [], "saved now"
+        disk.kill()

@@ -19,7 +19,7 @@ BODIES = {
     HELLO: struct.pack("<HQQQQQ", 1, 7, 1, 9, 2, 40),
     VOTE: struct.pack("<QQ", 40, 3),
     VOTED: b"",
-    APPEND: struct.pack("<QQIQQI", 40, 3, 99, 38, 5, 2) + b"two records, unread here",
+    APPEND: struct.pack("<QQIQQQI", 40, 3, 99, 38, 5, 47, 2) + b"two records, unread here",
     HEARD: struct.pack("<QQQ", 5, 40, 3),
     DURABLE: struct.pack("<Q", 40),
 }
@@ -27,7 +27,7 @@ FIELDS = {
     HELLO: (1, 7, 1, 9, 2, 40),
     VOTE: (40, 3, 0),
     VOTED: (0, 0, 0),
-    APPEND: (40, 3, 99, 38, 5, 2, b"two records, unread here"),
+    APPEND: (40, 3, 99, 38, 5, 47, 2, b"two records, unread here"),
     HEARD: (40, 3, 5),
     DURABLE: (40, 0, 0),
 }
@@ -109,18 +109,20 @@ def test_term_0_is_refused(kind: int) -> None:
     assert views.decode_fields(frame(kind, 0, 0, BODIES[kind])) is None
 
 
-@pytest.mark.parametrize(("prev_term", "count", "records"), [
-    (6, 1, b"record"),                          # prev of a later term than the leader's
-    (3, 0, b"record"), (3, 1, b""),             # a count that does not fit
+@pytest.mark.parametrize(("prev_term", "last", "count", "records"), [
+    (6, 41, 1, b"record"),                      # prev of a later term than the leader's
+    (3, 41, 0, b"record"), (3, 41, 1, b""),     # a count that does not fit
+    (3, 39, 0, b""), (3, 40, 1, b"record"),     # beyond the leader's last entry
 ])
-def test_an_impossible_append_is_refused(prev_term: int, count: int, records: bytes) -> None:
-    body = struct.pack("<QQIQQI", 40, prev_term, 99, 38, 5, count) + records
+def test_an_impossible_append_is_refused(
+        prev_term: int, last: int, count: int, records: bytes) -> None:
+    body = struct.pack("<QQIQQQI", 40, prev_term, 99, 38, 5, last, count) + records
     assert views.decode_fields(frame(APPEND, 0, 5, body)) is None
 
 
 def test_an_append_without_entries_is_a_heartbeat() -> None:
-    body = struct.pack("<QQIQQI", 40, 3, 99, 38, 5, 0)
-    assert views.decode_fields(frame(APPEND, 0, 5, body)) == (40, 3, 99, 38, 5, 0, b"")
+    body = struct.pack("<QQIQQQI", 40, 3, 99, 38, 5, 40, 0)
+    assert views.decode_fields(frame(APPEND, 0, 5, body)) == (40, 3, 99, 38, 5, 40, 0, b"")
 
 
 @given(st.sampled_from(KINDS), st.integers(0, 255), st.integers(0, 2**64 - 1),

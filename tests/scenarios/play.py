@@ -154,7 +154,7 @@ class Play:
             record = encode_record(entry, index, kind, payload, crc)
             crc = HEADER.unpack_from(record)[1]
             body += record
-        head = struct.pack("<QQIQQI", 0, 0, stage.crc(i, 0), 0, 1, len(terms))
+        head = struct.pack("<QQIQQQI", 0, 0, stage.crc(i, 0), 0, 1, len(terms), len(terms))
         self.hand((i + 1) % len(stage.nodes), i, build_frame(APPEND, 0, term, head + body))
         stage.run_for(50 * MS)
         stage.stop(i)
@@ -322,8 +322,8 @@ class Play:
         raft, prev = self.stage.nodes[a].turn.raft, first - 1
         commit, term = int(given.get("commit", raft.commit)), int(given.get("term", raft.term))
         crc = self.stage.crc(a, prev) ^ (given.get("crc") == "other")
-        head = struct.pack("<QQIQQI", prev, self.term_of(a, prev), crc, commit, raft.round,
-                           last - prev)
+        head = struct.pack("<QQIQQQI", prev, self.term_of(a, prev), crc, commit, raft.round,
+                           max(raft.last, last), max(0, last - prev))
         body = b"".join(self.stage.record(a, i) for i in range(first, last + 1))
         self.hand(a, b, build_frame(APPEND, 0, term, head + body))
 

@@ -22,7 +22,8 @@ cdef class BareRaft:
     cdef readonly bint save                 # a hard state waits to be saved
 
     def __init__(self, uint64_t id=1, int nodes=3, log=(), uint64_t term=0, uint64_t vote=0,
-                 uint64_t commit=0, bint formed=True, bint start_rule=False, uint64_t seed=7):
+                 uint64_t commit=0, bint formed=True, bint start_rule=False, uint64_t seed=7,
+                 bint doubt=False):
         cdef Options o
         cdef Config c
         cdef Terms terms = Terms()
@@ -34,6 +35,7 @@ cdef class BareRaft:
         o.promise_us = 600 * MS
         o.timeout_us = 1200 * MS
         o.lease_us = 500 * MS
+        o.doubt = doubt
         for entry in log:
             terms.append(entry, 1)
         self.now = 10_000 * MS
@@ -65,8 +67,9 @@ cdef class BareRaft:
         return self.tick()
 
     def step(self, int kind, uint64_t peer, uint64_t term, uint64_t index=0, uint64_t index_term=0,
-             entries=(), uint64_t commit=0, uint64_t round=0, int flags=0):
-        """One message; `entries` are terms. See `cut_to` and `append_from` after it."""
+             entries=(), uint64_t commit=0, uint64_t round=0, int flags=0, uint64_t last=0):
+        """One message; `entries` are terms, `last` is their end unless given. See `cut_to` and
+        `append_from` after it."""
         cdef Message m
         cdef Run runs[RUNS]
         memset(&m, 0, sizeof(m))
@@ -76,6 +79,7 @@ cdef class BareRaft:
         m.index = index
         m.index_term = index_term
         m.count = len(entries)
+        m.last = last or index + m.count
         m.commit = commit
         m.round = round
         m.flags = flags

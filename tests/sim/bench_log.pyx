@@ -6,7 +6,6 @@ import os
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memset
 
 from dengine._core.codec cimport Record, padded
 from dengine._core.flush cimport Marks, Worker, lied, load_acquire, refresh
@@ -238,6 +237,7 @@ cdef class MetaBench:
     """The file `meta` and its saves, one job at a time, as turn.save submits them."""
     cdef readonly Disk disk
     cdef Meta meta
+    cdef Marks marks
     cdef Worker flusher
     cdef readonly uint64_t version
     cdef readonly uint64_t saved        # newest version that messages may rely on
@@ -248,7 +248,9 @@ cdef class MetaBench:
         self.disk = disk
         self.meta = Meta()
         self.flusher = Worker()
-        self.flusher.open(&disk.io, NULL, 0)
+        self.marks.fd = -1
+        self.marks.hard = &self.meta.hard
+        self.flusher.open(&disk.io, &self.marks, 0)
         if create:
             self.meta.create(&disk.io, directory.encode(), cluster, node, incarnation, boot_id,
                              mem_first)
@@ -310,10 +312,7 @@ cdef class MetaBench:
 
     def lie(self):
         """A sync of the log failed: the flusher saves what the next start must know."""
-        cdef Marks marks
-        memset(&marks, 0, sizeof(marks))
-        marks.hard = &self.meta.hard
-        lied(&marks, &self.disk.io)
+        lied(&self.marks, &self.disk.io)
 
     def close(self):
         self.meta.close()

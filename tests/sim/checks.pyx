@@ -292,13 +292,14 @@ cdef class Checks:
                 continue
             holders = syncers = 0
             for j in range(self.nodes):
-                if self.logs[j].count <= i or self.logs[j].at[i] != log.at[i]:
-                    holders += self.had(j, i + 1, log.at[i])
-                    continue
-                if self.turns[j] is not None:
-                    self.see_disk(j, <Turn>self.turns[j])
-                syncers += self.synced[j] > i
-                holders += (self.cached[j] if self.mem_first else self.synced[j]) > i
+                if self.logs[j].count > i and self.logs[j].at[i] == log.at[i]:
+                    if self.turns[j] is not None:
+                        self.see_disk(j, <Turn>self.turns[j])
+                    syncers += self.synced[j] > i
+                    if (self.cached[j] if self.mem_first else self.synced[j]) > i:
+                        holders += 1
+                        continue
+                holders += self.had(j, i + 1, log.at[i])    # it may have said so before
             if 2 * holders <= self.nodes:
                 raise Violation(f"node {node + 1} commits entry {i + 1}, which {holders} hold")
             if self.noops.get(log.at[i] >> 32) == i + 1 and 2 * syncers <= self.nodes:

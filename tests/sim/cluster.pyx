@@ -3,8 +3,8 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core cimport frames
-from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, GET, IS_REVISION,
-                                  PUT, PUT_IF, Record, encode_delete, encode_delete_if,
+from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, GET,
+                                  IS_REVISION, PUT, PUT_IF, Record, encode_delete, encode_delete_if,
                                   encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
 from dengine._core.types cimport (CONFLICT, EVENTUAL, NOT_PROPOSED, OK,

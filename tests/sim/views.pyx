@@ -108,7 +108,7 @@ def decode_fields(bytes data not None):
     if f.kind == FRAME_APPEND:
         if append_decode(&f, 1, &m, &crc, &records, &size):
             return None
-        return (m.index, m.index_term, crc, m.commit, m.round, m.count,
+        return (m.index, m.index_term, crc, m.commit, m.round, m.last, m.count,
                 PyBytes_FromStringAndSize(records, size))
     if message_decode(&f, 1, &m):
         return None
