@@ -94,8 +94,10 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
     turn.notes = found.notes
     if turn.meta.state.doubt:
-        turn.notes.append("this node may have forgotten what it acknowledged: its votes do not "
-                          "count for a majority until it has caught up with a leader")
+        turn.notes.append(
+            "power was lost, or a sync failed: this node may have forgotten what it acknowledged; "
+            + ("the revision jumps" if len(setup.members) == 1 else
+               "its vote does not count for a majority until it has caught up"))
     turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
     turn.preparer.open(turn.io, NULL, 0)
     turn.promise_ms = setup.promise_ms

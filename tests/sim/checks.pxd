@@ -37,6 +37,9 @@ cdef class Checks:
     cdef Words logs[MAX_MEMBERS]            # by node: its entries, each as term << 32 | crc
     cdef Words committed                    # by index - 1, likewise
     cdef Words committed_in                 # likewise: the term of the leader that committed it
+    cdef Words committed_us                 # likewise: when
+    cdef const uint64_t *now_us
+    cdef uint64_t max_unflushed_us
     cdef Words digests                      # by applied index: of the store; 0: none applied it yet
     cdef Map chain                          # index << 24 | term -> term << 32 | crc
     cdef Map leaders                        # term -> node + 1
@@ -52,6 +55,8 @@ cdef class Checks:
     cdef uint64_t applied[MAX_MEMBERS]      # in this life
     cdef uint64_t led[MAX_MEMBERS]          # the term that it leads; 0: none
     cdef readonly uint64_t elections
+    cdef readonly uint64_t by_all           # of these, with the marked votes of all
+    cdef readonly uint64_t lost_writes      # MemFirst: committed, and on no disk any more
     cdef readonly uint64_t cuts
 
     cdef int booted(self, int node, Turn turn) except -1
@@ -66,6 +71,7 @@ cdef class Checks:
     cdef int see_log(self, int node, Turn turn) except -1
     cdef int see_leader(self, int node, Turn turn) except -1
     cdef int complete(self, int node) except -1
+    cdef int gives_up(self, int node, size_t n) except -1
     cdef int see_commit(self, int node, Turn turn) except -1
     cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept
     cdef uint64_t forgets(self, int node) noexcept

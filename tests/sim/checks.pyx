@@ -17,6 +17,8 @@ from tests.sim.platter cimport File, file_at, file_named
 
 cdef enum:
     META_CRC_FROM = 16
+    # between two looks at the clock: an acknowledgement may be as much later than it was decided
+    SLACK_US = 100_000
 
 
 class Violation(AssertionError):
@@ -94,6 +96,7 @@ cdef class Checks:
             free(self.lost[i].at)
         free(self.committed.at)
         free(self.committed_in.at)
+        free(self.committed_us.at)
         free(self.digests.at)
 
     cdef int booted(self, int node, Turn turn) except -1:
@@ -251,6 +254,7 @@ cdef class Checks:
             return 0
         self.led[node] = term
         self.elections += 1
+        self.by_all += turn.raft.by_all
         i = <int>self.leaders.first(term, node + 1)
         if i != node + 1:
             raise Violation(f"nodes {node + 1} and {i} both lead term {term}")
@@ -270,8 +274,32 @@ cdef class Checks:
         while n and self.committed_in.at[n - 1] >= self.led[node]:
             n -= 1
         if n and (log.count < n or log.at[n - 1] != self.committed.at[n - 1]):
+            if self.turns[node] is not None and (<Turn>self.turns[node]).raft.by_all:
+                return self.gives_up(node, n)
             raise Violation(f"node {node + 1} leads term {self.led[node]} without the committed "
                             f"entry {n}")
+        return 0
+
+    cdef int gives_up(self, int node, size_t n) except -1:
+        """Elected by all, as a majority may have forgotten: it has what any voter kept."""
+        cdef Words *log = &self.logs[node]
+        cdef size_t kept = min(n, log.count), i
+        cdef int j
+        while kept and log.at[kept - 1] != self.committed.at[kept - 1]:
+            kept -= 1
+        for j in range(self.nodes):
+            if self.logs[j].count > kept and self.logs[j].at[kept] == self.committed.at[kept] and (
+                    max(self.cached[j], self.synced[j]) > kept):
+                raise Violation(f"node {node + 1} leads term {self.led[node]} without the "
+                                f"committed entry {kept + 1}, which node {j + 1} has")
+        if not self.mem_first or self.committed_us.at[n - 1] > (
+                self.committed_us.at[kept] + self.max_unflushed_us + SLACK_US):
+            raise Violation(f"entries {kept + 1} to {n} are lost, acknowledged over more than may "
+                            "be unflushed")
+        self.lost_writes += n - kept
+        self.committed.count = self.committed_in.count = self.committed_us.count = kept
+        for i in range(kept + 1, self.digests.count):
+            self.digests.at[i] = 0
         return 0
 
     cdef int see_commit(self, int node, Turn turn) except -1:
@@ -307,6 +335,7 @@ cdef class Checks:
                                 f"by {syncers}")
             push(&self.committed, log.at[i])
             push(&self.committed_in, turn.raft.term)
+            push(&self.committed_us, self.now_us[0])
             for j in range(self.nodes):         # an older leader may commit late
                 if self.led[j] > turn.raft.term:
                     self.complete(j)

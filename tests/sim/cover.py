@@ -11,7 +11,8 @@ EXPECTED = (
     "suspend", "stall", "cut", "cut one way", "one isolated", "partition", "ring", "disconnect",
     "sync error", "write error", "torn write", "full disk", "bit flip in one copy of meta",
     "stopped by its disk", "start: an empty directory", "start: nothing to repair",
-    "start: a torn tail cut", "log cut",
+    "start: a torn tail cut", "start: in doubt",
+    "log cut", "election by all, marked", "committed entries that no disk had",
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
     "client gave up", "client repeated",
     *(f"answer: {status}" for status in (

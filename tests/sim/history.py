@@ -20,12 +20,14 @@ class Replay:
 
     def __init__(self, commands: list[tuple[int, bytes | int]]) -> None:
         self.revision = 0
+        self.gaps: list[tuple[int, int]] = []  # the revision jumped over what is in between
         self.state: dict[bytes, bytes] = {}
         self.of_value: dict[bytes, int] = {}  # revision of the put of this value
         self._revisions: dict[bytes, list[int]] = defaultdict(lambda: [0])
         self._values: dict[bytes, list[bytes | None]] = defaultdict(lambda: [None])
         for _, payload in commands:
             if isinstance(payload, int):
+                self.gaps.append((self.revision, self.revision + payload))
                 self.revision += payload
                 continue
             op, _, _, _, compare, revision, key, value = decode_command(payload)
@@ -49,6 +51,10 @@ class Replay:
         else:
             self.state[key] = value
 
+    def lost(self, revision: int) -> bool:
+        """May this be the revision of a write that was on no disk when a majority forgot?"""
+        return any(low < revision < high for low, high in self.gaps)
+
     def at(self, key: bytes, revision: int) -> bytes | None:
         """The value of `key` after the change of that revision."""
         return self._values[key][bisect_right(self._revisions[key], revision) - 1]
@@ -59,7 +65,9 @@ def check(commands: list[tuple[int, bytes | int]], clients: list[Any]) -> Replay
     replay = Replay(commands)
     for c in clients:
         assert c.status >= 0, f"{c!r} was never answered"
-        if c.kind in (PUT, PUT_IF):
+        if c.status <= MISSING and replay.lost(c.revision):
+            assert c.value not in replay.of_value or c.kind == GET, f"{c!r}: it is there again"
+        elif c.kind in (PUT, PUT_IF):
             if c.status == OK:
                 assert replay.of_value.get(c.value) == c.revision, f"{c!r}: acknowledged and lost"
             elif (c.status == NOT_PROPOSED and not c.repeated) or c.status == CONFLICT:

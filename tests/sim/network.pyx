@@ -347,6 +347,8 @@ cdef class Network(Nodes):
                 if i != j:
                     table[f"role: {ROLES[i]} -> {ROLES[j]}"] = self.roles[i][j]
         table["log cut"] = self.checks.cuts
+        table["election by all, marked"] = self.checks.by_all
+        table["committed entries that no disk had"] = self.checks.lost_writes
         return table
 
     def close(self):

@@ -27,7 +27,6 @@ cdef class SimNode:
     cdef uint64_t late_us                   # when EV_LATE is due; 0
     cdef uint64_t stalled_us                # the disk finishes nothing before
     cdef readonly uint64_t waits            # jobs that a stall held back
-    cdef bint lost                          # dead: its page cache was lost
     cdef uint8_t role                       # as it was seen last
     cdef uint64_t turns                     # likewise
 

@@ -56,6 +56,7 @@ cdef class Nodes(Events):
         self.sync_us = 100 + self.draw(6000)
         self.tick_us = 20_000
         self.checks = Checks(nodes, strategy)
+        self.checks.now_us = &self.now_us
         self.checks.meta_paths = [PATH.encode() + b"/meta"] * nodes
         self.nodes = []
         fields = dict(
@@ -65,6 +66,7 @@ cdef class Nodes(Events):
             heartbeat_ms=100, lease_ms=500, waiting_writes=10_000,
             waiting_reads=10_000, waiting_bytes=1 << 30, boot_id=bytes(16))
         fields.update(options)
+        self.checks.max_unflushed_us = fields["max_unflushed_us"]
         for i in range(nodes):
             self.nodes.append(self.new_node(i, fields))
 
@@ -145,7 +147,6 @@ cdef class Nodes(Events):
         self.lying.discard(i)
         node.turn = boot(&node.disk.io, PATH.encode(), has_meta, names, node.setup)
         node.alive = True
-        node.lost = False
         node.paused = node.syncing = node.preparing = False
         node.late_us = node.role = node.turns = 0
         node.deferred = []
@@ -188,7 +189,6 @@ cdef class Nodes(Events):
         """And the kernel with it: the next one has another boot id."""
         cdef uint64_t boot = int.from_bytes(node.setup.boot_id, "little") + 1
         node.setup.boot_id = boot.to_bytes(16, "little")
-        node.lost = True
         cut_power(node.disk.state)
 
     def stop(self, int i):
@@ -271,11 +271,6 @@ cdef class Nodes(Events):
     def mend(self, int i):
         """The disk of a node is well again; of what failed before it may hear still."""
         (<SimNode>self.nodes[i]).disk.mend()
-
-    def doubtful(self, int i):
-        """May this node have forgotten what it acknowledged, now or when it starts?"""
-        cdef SimNode node = <SimNode>self.nodes[i]
-        return i in self.lying or (node.turn.raft.doubt if node.alive else node.lost)
 
     cdef int run_node(self, SimNode node) except -1:
         node.turn.run()

@@ -18,8 +18,6 @@ KINDS = {
     "stall": 2, "cut": 3, "cut one way": 2, "isolate leader": 2, "partition": 2, "ring": 1,
     "disconnect": 2, "bad sync": 1, "bad write": 1, "torn write": 2, "full": 1, "flip meta": 1,
 }
-# MemFirst keeps its word while no majority may have forgotten at one moment: run.py sees to it.
-SYNCED_ONLY = {"power all"}
 ALONE = {"kill", "stop", "power", "pause", "stall", "bad sync", "torn write", "full", "flip meta"}
 STANDING = ("none", "one down", "leader cut from one", "one way to leader", "slow disk")
 # heartbeat, promise, longest election timeout, lease: ms
@@ -98,8 +96,7 @@ def plan(seed: int, **fixed: Any) -> Plan:
         })
     if p.sessions > 3 and p.think_us <= 3 * MS:   # else files by the hundred
         p.options["segment_bytes"] = max(p.options["segment_bytes"], 64 << 10)
-    allowed = [k for k in KINDS if (strategy == DISK_FIRST or k not in SYNCED_ONLY)
-               and (nodes > 1 or k in ALONE)]
+    allowed = [k for k in KINDS if nodes > 1 or k in ALONE]
     chosen = [k for k in allowed if r.random() < 0.6] or ["kill"]
     every = r.uniform(100, 1500)
     at = r.expovariate(1 / every)

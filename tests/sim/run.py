@@ -15,7 +15,7 @@ from typing import Any
 from tests.sim import history
 from tests.sim.checks import Violation
 from tests.sim.cluster import Cluster
-from tests.sim.plan import DISK_FIRST, MS, Fault, Plan, plan
+from tests.sim.plan import MS, Fault, Plan, plan
 
 SECOND = 1_000_000
 PAGE, SLOT = 4096, 88       # bytes: of meta's two blocks, and used in each
@@ -78,15 +78,7 @@ class Run:
             self.cluster.kill(node, power)
             self._boot_in(node, fault.for_ms)
 
-    def _may_forget(self, node: int) -> bool:
-        """Does the durability table keep every acknowledged write, if this node forgets too?"""
-        n = self.plan.nodes
-        return self.plan.strategy == DISK_FIRST or 2 * sum(
-            self.cluster.doubtful(i) for i in range(n) if i != node) + 2 < n
-
     def _power(self, node: int, fault: Fault) -> None:
-        if not self._may_forget(node):
-            return
         if self._alive(node):
             self._kill(node, fault, power=True)
         else:                                   # killed before: what it left unsynced is lost
@@ -159,7 +151,7 @@ class Run:
             self.cluster.disconnect(node, self._other(node, fault))
 
     def _bad_sync(self, node: int, fault: Fault) -> None:
-        if self._alive(node) and self._may_forget(node):
+        if self._alive(node):
             self.cluster.count("sync error")
             self.cluster.fail(node, "sync", 1 + fault.other % 3, errno.EIO)
 
