@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import gc
-import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.sim.run import replay, run, totals
 from tests.sim.shrink import shrink
 
 TWICE = 100                     # every so many seeds one runs twice
+ENOUGH = 10                     # failures after which a campaign goes no further
 FULL = 1000                     # seeds after which a zero in the table is a failure
 
 
@@ -64,38 +65,40 @@ def campaign(first: int, count: int, workers: int, minutes: float | None) -> dic
     sums: Counter[str] = Counter()
     counts: Counter[str] = Counter()
     wrong: list[dict[str, Any]] = []
-    seeds = seeds_until(first, count, until)
-    places = threading.Semaphore(4 * workers)
-    with multiprocessing.Pool(workers) as pool:
-        for r in pool.imap_unordered(one, in_turn(seeds, places)):
-            places.release()
-            sums["seeds"] += 1
-            if "wrong" in r:
-                wrong.append(r)
-                print(f"seed {r['seed']}: {r['wrong']}"[:600], flush=True)
-                if len(wrong) > 10:
-                    break
-            sums["steps"] += r.get("steps", 0)
-            sums["us"] += r.get("us", 0)
-            sums["clients"] += r.get("clients", 0)
-            counts.update(r.get("counts", {}))
-            if time.monotonic() - told > 5:
-                told = time.monotonic()
-                print(f"{sums['seeds']} seeds, {sums['steps']:,} steps, "
-                      f"{sums['steps'] / (told - began):,.0f} a second, "
-                      f"{sums['us'] / 1e6:,.0f} s simulated", file=sys.stderr, flush=True)
-        pool.terminate()
+    for r in results(seeds_until(first, count, until), workers):
+        sums["seeds"] += 1
+        if "wrong" in r:
+            wrong.append(r)
+            print(f"seed {r['seed']}: {r['wrong']}"[:600], flush=True)
+            if len(wrong) > ENOUGH:
+                break
+        sums["steps"] += r.get("steps", 0)
+        sums["us"] += r.get("us", 0)
+        sums["clients"] += r.get("clients", 0)
+        counts.update(r.get("counts", {}))
+        if time.monotonic() - told > 5:
+            told = time.monotonic()
+            print(f"{sums['seeds']} seeds, {sums['steps']:,} steps, "
+                  f"{sums['steps'] / (told - began):,.0f} a second, "
+                  f"{sums['us'] / 1e6:,.0f} s simulated", file=sys.stderr, flush=True)
     return {"first": first, "seeds": sums["seeds"], "steps": sums["steps"],
             "simulated_s": sums["us"] // 1_000_000, "requests": sums["clients"],
             "seconds": round(time.monotonic() - began, 1), "workers": workers,
             "violations": wrong, "counts": dict(sorted(counts.items()))}
 
 
-def in_turn(seeds: Iterator[int], places: threading.Semaphore) -> Iterator[int]:
-    """No more than a few are given out ahead, so that a campaign ends when its time is over."""
-    for seed in seeds:
-        places.acquire()
-        yield seed
+def results(seeds: Iterator[int], workers: int) -> Iterator[dict[str, Any]]:
+    """Of each seed, as they come. A few are given out ahead, so that a campaign ends in time."""
+    with ProcessPoolExecutor(workers) as pool:
+        under_way = {pool.submit(one, seed) for seed in islice(seeds, 4 * workers)}
+        try:
+            while under_way:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                under_way |= {pool.submit(one, seed) for seed in islice(seeds, len(done))}
+                for future in done:
+                    yield future.result()       # raises if a worker died
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def report(done: dict[str, Any]) -> None:

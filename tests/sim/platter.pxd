@@ -13,7 +13,7 @@ cdef enum:
     HANDLES = 640               # open at once
     PATH = 128                  # bytes of a path, with its zero
     CHANGES = 1024              # changes of names that no directory sync covers yet
-    FAULTS = 16                 # armed at once
+    FAULTS = 64                 # armed at once
     SPARE = 32                  # buffers kept for the next files
 
 cdef enum SectorState:
