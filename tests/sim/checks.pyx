@@ -410,7 +410,8 @@ cdef class Checks:
         if voted and not f.flags & MARKED and self.forgets(node):
             raise Violation(f"node {node + 1} votes for {to + 1} without a mark, and has forgotten "
                             f"the committed entry {self.forgets(node)}")
-        if f.kind == FRAME_DURABLE:
+        # What it said in an earlier term, a new leader may have cut in this very turn.
+        if f.kind == FRAME_DURABLE and f.term == turn.raft.term:
             memset(&m, 0, sizeof(m))
             message_decode(&f, to + 1, &m)
             self.see_disk(node, turn)
