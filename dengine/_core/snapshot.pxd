@@ -66,7 +66,7 @@ cdef class SnapshotWriter:
     cdef bytes path                         # the final name
     cdef bytes temporary                    # until all of it is on the disk: `path`.new
     cdef int fd                             # -1: closed
-    cdef int stage
+    cdef int stage                          # Stage
     cdef bytes engine
     cdef size_t engine_at                   # bytes of it that are written
     cdef Node *root                         # held until close
@@ -79,8 +79,9 @@ cdef class SnapshotWriter:
     cdef SnapshotFooter footer              # so far
     cdef SnapshotReader reader              # of the verification; None before
 
-    # Begins the file of `header.index` in `directory`. The caller fills in cluster, incarnation,
-    # index, term and last_crc. `pin` may be dropped afterwards. Raises StorageError.
+    # The snapshot `header.index` in `directory`. The caller fills in cluster, incarnation, index,
+    # term and last_crc. `pin` may be dropped afterwards. No system call: the first step creates
+    # the file, instead of one that a writer left.
     cdef int open(self, const Io *io, bytes directory, const SnapshotHeader *header, bytes engine,
                   Pin pin) except -1
     # One frame written, or one read back. False: the snapshot is complete, its name durable. Raises
@@ -91,6 +92,7 @@ cdef class SnapshotWriter:
     cpdef int close(self) except -1
 
     # private
+    cdef int create(self) except -1
     cdef int write_next(self) except -1
     cdef int write_frame(self, uint8_t kind, const char *raw, size_t n) except -1
     cdef int finish(self) except -1
@@ -119,7 +121,9 @@ cdef class SnapshotReader:
     # Opens a file and checks its header. `into`: a new store that it is loaded into, or None. After
     # an error the store is worth nothing. Raises StorageError, CorruptionError, FormatError.
     cdef int open(self, const Io *io, bytes path, KV into) except -1
-    cpdef bint step(self) except -1         # one frame; False: the footer agrees with all of them
+    # One frame; False: the footer agrees with all of them. To put the items of a frame into a store
+    # it holds the GIL for about a millisecond.
+    cpdef bint step(self) except -1
     cpdef int close(self) except -1
 
     # private

@@ -35,11 +35,13 @@ cdef enum:
     FRAME_CRC_FROM = 4
     MODE = 0o600
 
-cdef enum Stage:
+cdef enum Stage:                # of a writer, in this order
+    CREATING
     WRITING
     VERIFYING
     VERIFIED
     COMPLETE
+    FAILED                      # or closed before it was complete
 
 cdef uint64_t SNAPSHOT_MAGIC = 0x70616E73656E6764    # "dgnesnap"
 
@@ -57,8 +59,13 @@ def sort_names(list names not None) -> tuple[list[str], list[str]]:
 
 
 cdef int remove(const Io *io, bytes directory, list names) except -1:
-    for name in names:
-        io.unlink(io.ctx, directory + b"/" + name.encode())
+    cdef bytes name
+    cdef const char *path
+    for each in names:
+        name = directory + b"/" + each.encode()
+        path = name
+        with nogil:
+            io.unlink(io.ctx, path)
     return 0
 
 
@@ -69,6 +76,7 @@ cdef class SnapshotWriter:
 
     def __cinit__(self):
         self.fd = -1
+        self.temporary = b""
         self.root = NULL
         self.raw = <char *>malloc(SNAPSHOT_FRAME_MAX)
         if self.raw == NULL:
@@ -80,9 +88,7 @@ cdef class SnapshotWriter:
 
     cdef int open(self, const Io *io, bytes directory, const SnapshotHeader *header, bytes engine,
                   Pin pin) except -1:
-        cdef char page[PAGE]
-        cdef SnapshotHeader *h = <SnapshotHeader *>page
-        cdef iovec part
+        cdef SnapshotHeader *h = <SnapshotHeader *>self.raw
         if unlikely(PyBytes_GET_SIZE(engine) > SNAPSHOT_ENGINE):
             raise InvariantError(
                 f"{len(engine)} bytes of the engine for a snapshot, the limit is {SNAPSHOT_ENGINE}")
@@ -95,7 +101,7 @@ cdef class SnapshotWriter:
         if not MUTANT(104):
             tree_hold(self.root)
         self.item = tree_seek(self.root, &self.at, b"", 0)
-        memset(page, 0, PAGE)
+        memset(h, 0, PAGE)
         h[0] = header[0]
         h.magic = SNAPSHOT_MAGIC
         h.format = SNAPSHOT_FORMAT
@@ -103,25 +109,16 @@ cdef class SnapshotWriter:
         h.revision = pin.revision
         h.keys = pin.count
         h.engine_bytes = PyBytes_GET_SIZE(engine)
-        h.crc = self.crc = crc32c(page + HEADER_CRC_FROM, PAGE - HEADER_CRC_FROM, 0)
-        part.iov_base = page
-        part.iov_len = self.size = PAGE
-        try:
-            io.unlink(io.ctx, self.temporary)
-            self.fd = io.open(io.ctx, self.temporary,
-                              O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, MODE)
-            self.check(-self.fd if self.fd < 0 else 0, "created")
-            self.check(write_all(io, self.fd, &part, 1, 0), "written")
-        except BaseException:
-            self.close()
-            raise
+        h.crc = self.crc = crc32c(self.raw + HEADER_CRC_FROM, PAGE - HEADER_CRC_FROM, 0)
         return 0
 
     cpdef bint step(self) except -1:
-        if unlikely(self.fd < 0):
+        if unlikely(self.stage >= COMPLETE):
             raise InvariantError("a step of a snapshot that is complete, failed or closed")
         try:
-            if self.stage == WRITING:
+            if self.stage == CREATING:
+                self.create()
+            elif self.stage == WRITING:
                 self.write_next()
             elif self.stage == VERIFYING:
                 if not self.reader.step():
@@ -134,21 +131,42 @@ cdef class SnapshotWriter:
         return self.stage != COMPLETE
 
     cpdef int close(self) except -1:
+        cdef const char *temporary = self.temporary
         cdef Node *root = self.root
+        cdef int fd = self.fd
+        self.root = NULL
+        self.fd = -1
         if self.reader is not None:
             self.reader.close()
-        if self.fd >= 0:
-            self.io.close(self.io.ctx, self.fd)
-            self.fd = -1
-            if self.stage != COMPLETE:
-                self.io.unlink(self.io.ctx, self.temporary)
-        self.root = NULL
-        if not MUTANT(104):
-            with nogil:
-                tree_drop(root)             # it may be the last of a whole generation
+        # To unlink a large file takes long, and so does the last reference to a whole generation.
+        with nogil:
+            if fd >= 0:
+                self.io.close(self.io.ctx, fd)
+                if self.stage != COMPLETE:
+                    self.io.unlink(self.io.ctx, temporary)
+            if not MUTANT(104):
+                tree_drop(root)
+        if self.stage != COMPLETE:
+            self.stage = FAILED
         return 0
 
     # ------------------------------------------------------------------------------------- steps
+    cdef int create(self) except -1:
+        cdef const char *temporary = self.temporary
+        cdef iovec part
+        cdef int error
+        part.iov_base = self.raw                # where `open` left the header
+        part.iov_len = self.size = PAGE
+        with nogil:
+            self.io.unlink(self.io.ctx, temporary)
+            self.fd = self.io.open(self.io.ctx, temporary,
+                                   O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, MODE)
+        self.check(-self.fd if self.fd < 0 else 0, "created")
+        with nogil:
+            error = write_all(self.io, self.fd, &part, 1, 0)
+        self.stage = WRITING
+        return self.check(error, "written")
+
     cdef int write_next(self) except -1:
         cdef int64_t n = PyBytes_GET_SIZE(self.engine) - self.engine_at
         cdef uint64_t keys = 0
@@ -260,16 +278,18 @@ cdef class SnapshotReader:
         free(self.last_key)
 
     cdef int open(self, const Io *io, bytes path, KV into) except -1:
+        cdef const char *name = path
         cdef int64_t size
         if unlikely(into is not None and (into.count or into.revision)):
             raise InvariantError("a snapshot is loaded into a store that is not empty")
         self.io = io
         self.path = path
         self.into = into
-        self.fd = io.open(io.ctx, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0)
+        with nogil:
+            self.fd = io.open(io.ctx, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0)
+            size = io.size(io.ctx, self.fd) if self.fd >= 0 else 0
         self.check(-self.fd if self.fd < 0 else 0, "opened")
         try:
-            size = io.size(io.ctx, self.fd)
             self.check(<int>-size if size < 0 else 0, "read")
             self.size = size
             self.read_header()
@@ -305,9 +325,11 @@ cdef class SnapshotReader:
         return True
 
     cpdef int close(self) except -1:
-        if self.fd >= 0:
-            self.io.close(self.io.ctx, self.fd)
-            self.fd = -1
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd >= 0:
+            with nogil:
+                self.io.close(self.io.ctx, fd)
         return 0
 
     # ------------------------------------------------------------------------------------ frames

@@ -24,7 +24,7 @@ from tests.core.small_snapshots import (
     store_of,
 )
 from tests.sim.bench_snapshot import LIMITS, ReaderBench, WriterBench, entries, put
-from tests.sim.disk import Disk
+from tests.sim.disk import CALL_NAMES, Disk
 from tests.sim.store import check, limit_allocations
 
 ENGINE, MACHINE, FOOTER, LZ4 = 1, 2, 3, 1
@@ -82,7 +82,7 @@ def test_the_smallest_and_the_largest() -> None:
 
 def test_an_empty_store() -> None:
     disk = Disk()
-    assert WriterBench(disk, "snapshot", KV()).run() == 3   # the footer, verified, renamed
+    assert WriterBench(disk, "snapshot", KV()).run() == 4   # created, the footer, verified, renamed
     twin, engine = loaded(disk)
     assert (len(twin), twin.revision, engine) == (0, 0, b"")
 
@@ -150,6 +150,15 @@ def test_a_step_is_bounded_and_so_is_memory() -> None:
         unsynced = max(unsynced, len(disk.read(NEW)) - len(disk.durable(NEW)))
     assert unsynced < LIMITS["sync"] + LIMITS["frame_max"]
     assert disk.calls("sync") - syncs == 2
+
+
+def test_the_turn_only_pins() -> None:
+    disk, kv, _ = small()
+    before = [disk.calls(call) for call in CALL_NAMES]
+    writer = WriterBench(disk, "snapshot", kv, index=6)
+    assert [disk.calls(call) for call in CALL_NAMES] == before
+    writer.close()
+    assert [disk.calls(call) for call in CALL_NAMES] == before
 
 
 # ------------------------------------------------------------------------------------------ damage
@@ -323,7 +332,7 @@ def test_modes_and_symbolic_links(tmp_path: Path) -> None:
 
 def test_a_missing_directory_or_file() -> None:
     with pytest.raises(StorageError, match=r"created: No such file or directory"):
-        WriterBench(None, "/nowhere", KV())
+        WriterBench(None, "/nowhere", KV()).run()
     with pytest.raises(StorageError, match=r"opened: No such file or directory"):
         ReaderBench(None, "/nowhere.snap")
 

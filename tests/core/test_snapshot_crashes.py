@@ -112,10 +112,10 @@ def test_a_failed_call_leaves_nothing_behind(error: int) -> None:
 
 
 def test_calls_that_only_tidy_up_may_fail() -> None:
-    for call in ("close", "unlink"):
+    for call, nth in [("close", 1), ("close", 2), ("unlink", 1)]:
         disk = Disk(1, 2 << 20)
         taken(disk)[0].close()
-        disk.fail(call, 1, errno.EIO)
+        disk.fail(call, nth, errno.EIO)
         writer, kv = taken(disk)
         writer.run()
         after_a_crash(disk, kv.digest(), complete=True)
