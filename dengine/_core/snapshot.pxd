@@ -14,7 +14,7 @@
 #
 # Writer and reader work in steps of about one frame and hold the GIL only between what takes time;
 # memory is a few frames, whatever the size of the store. They know no log, no sessions and no
-# thread: who calls `step`, and when, is the caller's.
+# thread: who calls `step`, and when, is the caller's; one thread at a time.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from dengine._core.kv cimport KV, Pin

@@ -307,7 +307,7 @@ cdef class SnapshotReader:
             unpacked = self.unpack(&f)
             raw = PyBytes_AS_STRING(unpacked)
         elif f.stored != f.raw:
-            self.corrupt("has two lengths")
+            self.corrupt("a frame has two lengths")
         if f.kind == FOOTER:
             self.finish(&f, raw)
             return False
@@ -316,7 +316,7 @@ cdef class SnapshotReader:
         if f.kind == MACHINE:
             self.items(raw, f.raw)
         elif self.found.keys:
-            self.corrupt("is of the engine, behind those of the store")
+            self.corrupt("a frame of the engine stands behind those of the store")
         else:
             self.engine_bytes += f.raw
             if self.into is not None:
