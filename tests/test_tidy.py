@@ -24,8 +24,8 @@ LAYERS = """
     _core.codec
     _core.kernel _core.flush _core.watch
     _core.meta _core.terms _core.tree _core.quorum _core.consensus
-    _core.segments _core.replicate _core.kv
-    _core.log _core.raft
+    _core.segments _core.replicate _core.kv _core.items
+    _core.log _core.raft _core.snapshot
     _core.wire _core.recovery _core.session
     _core.apply _core.reads
     _core.requests

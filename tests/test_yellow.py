@@ -26,7 +26,9 @@ HOT = {
     "terms": ["find", "at"],
     "apply": ["apply", "execute"],
     "session": ["resolve"],
-    "kv": ["get", "put"],
+    "kv": ["get", "put", "append"],
+    "items": ["items_encode", "items_check"],
+    "snapshot": ["load", "frame_crc"],
     "tree": ["tree_insert", "tree_remove", "tree_seek", "tree_next"],
     "flush": ["run", "publish", "read_written"],
 }

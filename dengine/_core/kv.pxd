@@ -49,6 +49,10 @@ cdef class KV:
     cdef int put(self, const char *key, uint32_t key_size, const char *value, uint32_t value_size,
                  uint64_t lease) except -1
     cdef int delete(self, const char *key, uint32_t key_size) except -1     # 1 deleted, 0 missing
+    # Adds a key above all others, as it was in another store: revisions, version and lease of the
+    # item, and `revision` in the end, are the caller's to set. MemoryError: nothing was changed.
+    cdef Item *append(self, const char *key, uint32_t key_size,
+                      const char *value, uint32_t value_size) except NULL
     cpdef Pin pin(self)
     # A digest of all keys, values and revisions: equal on nodes that applied the same entries.
     cpdef uint64_t digest(self) except? 0

@@ -109,6 +109,22 @@ cdef class KV:
         self.revision += 1
         return 1
 
+    cdef Item *append(self, const char *key, uint32_t key_size,
+                      const char *value, uint32_t value_size) except NULL:
+        cdef uint32_t hash = hash_of(self.seed, key, key_size)
+        cdef Item *item
+        if bucket_of(self.directory, self.depth, hash).count == BUCKET_KEYS:
+            self.split(hash)
+        item = item_new(key, key_size, value, value_size)
+        if unlikely(item == NULL):
+            raise MemoryError
+        if unlikely(tree_insert(&self.root, item) < 0):
+            item_drop(item)
+            raise MemoryError
+        bucket_add(bucket_of(self.directory, self.depth, hash), hash, item)
+        self.count += 1
+        return item
+
     cpdef Pin pin(self):
         """This generation of the store, which stays as it is while the store is changed."""
         cdef Pin pin = Pin.__new__(Pin)

@@ -35,6 +35,15 @@ cdef enum:
     JUMP = 1000000000           # revisions left out where acknowledged entries may be lost
     JOBS = 64                   # slots of a ring between turn and worker
     RUNS = 64                   # changes of term inside one append frame
+    # bytes that close a frame of a snapshot; lz4 gains nothing above, and copies what it returns
+    # while it holds the GIL
+    SNAPSHOT_FRAME = 256 << 10
+    ITEM_HEADER = 40            # bytes before the key of an item in a snapshot
+    # before lz4: the last item of a frame may be the largest
+    SNAPSHOT_FRAME_MAX = SNAPSHOT_FRAME + ITEM_HEADER + MAX_KEY + MAX_VALUE
+    SNAPSHOT_ENGINE = 128 << 20     # bytes: 2^21 answers under a key, 48 each, and 16 sessions
+    SNAPSHOT_SYNC = 8 << 20     # bytes written between two syncs: syncs of the log wait for them
+    SNAPSHOTS = 2               # kept: if the newest is damaged, there is one more
 
 
 # ---------------------------------------------------------------- shared structs

@@ -22,7 +22,7 @@ TREE = ROOT / "build" / "sanitize"
 ASAN_TESTS = ["tests/core", "tests/http", "tests/test_peer.py", "tests/test_store.py",
               "tests/test_store_directory.py"]
 ASAN_SHORT = [*(f"tests/core/test_{name}.py" for name in
-                ("codec", "frames", "log", "meta", "recovery", "tree_kv", "wire")),
+                ("codec", "frames", "log", "meta", "recovery", "snapshot", "tree_kv", "wire")),
               "tests/http/test_fuzz.py", "tests/http/test_vectors.py", "tests/test_peer.py",
               "-k", "not every_flipped and not every_truncation and not invents_an_entry "
                     "and not churn and not TestStore"]          # minutes, here
