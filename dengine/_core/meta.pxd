@@ -26,6 +26,9 @@ cdef packed struct MetaSlot:
     uint64_t term
     uint64_t vote
 
+# 0; 1: damaged; 2: a newer format.
+cdef int slot_decode(const char *page, MetaSlot *out) noexcept nogil
+
 
 cdef class Meta:
     cdef const Io *io
