@@ -33,6 +33,7 @@ FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match i
           5: "does not continue the log", KIND: "is of a kind that this version does not know"}
 BUDGET = 16 << 20  # bytes between two steps of a progress bar
 MAX_INDEX = (1 << 64) - 1
+ZEROS = bytes(PAGE)
 RESTORE = "keep the directory as it is, and restore it from a backup"
 UPGRADE = "use the dengine version that wrote it, or a later one"
 
@@ -162,7 +163,7 @@ class Examination:
 
     def stray(self, file: str, page: bytes, number: int, used: int) -> None:
         """The rest of a page is in no checksum: nothing relies on it."""
-        if len(page.rstrip(b"\0")) > used:
+        if page[used:] != ZEROS[used:]:
             self.say(Severity.FINE, file, "bytes that nothing uses are not zero",
                      offset=number * PAGE + used)
 

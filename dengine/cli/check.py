@@ -32,7 +32,8 @@ def check(directory: str, as_json: bool) -> None:
         found = examine(directory, bar)
     if as_json:
         for finding in found.ordered():
-            click.echo(json.dumps({"type": "finding", **asdict(finding), "severity": word(finding)}))
+            said = {"type": "finding", **asdict(finding), "severity": word(finding)}
+            click.echo(json.dumps(said))
         click.echo(json.dumps({"type": "summary", "directory": directory, "running_pid": running,
                                **found.summary()}))
     else:
