@@ -6,12 +6,11 @@ the files hold is judged by `judge`.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from collections.abc import Callable
 
 from dengine._core.examine import Reader
-from dengine.judge import Examination, Severity
+from dengine.judge import SEGMENT_NAME, Examination, Severity
 
 
 def examine(path: str, progress: Callable[[int], None] = lambda _: None) -> Examination:
@@ -44,7 +43,7 @@ def look_around(found: Examination) -> list[str]:
         else:
             found.say(Severity.FINE, name, "no file of dengine; it is left alone")
     for name in inside:
-        if re.fullmatch(r"[0-9a-f]{16}\.seg", name):
+        if SEGMENT_NAME.fullmatch(name):
             kind_is_right(found, f"log/{name}", stat.S_ISREG)
     return inside
 

@@ -34,6 +34,7 @@ FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match i
 BUDGET = 16 << 20  # bytes between two steps of a progress bar
 MAX_INDEX = (1 << 64) - 1
 ZEROS = bytes(PAGE)
+SEGMENT_NAME = re.compile(r"[0-9a-f]{16}\.seg")
 RESTORE = "keep the directory as it is, and restore it from a backup"
 UPGRADE = "use the dengine version that wrote it, or a later one"
 
@@ -69,10 +70,12 @@ class Segment:
     """One file of the log, as it lies."""
 
     epoch: int
+    name: str = ""  # log/<epoch>.seg
     size: int = 0  # bytes
     fault: int = OK  # of the header
     header: dict[str, int] = field(default_factory=dict)
     marks: list[dict[str, int] | None] = field(default_factory=list)
+    bad_marks: list[int] = field(default_factory=list)  # offsets: neither valid nor blank
     state: str = "damaged"  # live, dead, left out, prepared, blank, foreign, newer
     last: int = 0  # newest entry that can be read
     kept: int = 0  # newest entry that lives
@@ -83,10 +86,6 @@ class Segment:
     @property
     def first(self) -> int:
         return self.header["anchor_index"] + 1
-
-    @property
-    def name(self) -> str:
-        return f"log/{self.epoch:016x}.seg"
 
 
 class Examination:
@@ -102,6 +101,7 @@ class Examination:
         self.meta: dict[str, int] | None = None  # the slot that counts
         self.segments: list[Segment] = []
         self.mark: dict[str, int] = dict.fromkeys(("sequence", "epoch", "offset", "index"), 0)
+        self.cluster = self.incarnation = 0  # whose log it is
         self.last = self.term = self.crc = 0  # the end of the chain
         self.broken = False  # the chain was lost: the next anchor is taken as it is
         self.places: dict[int, tuple[int, int, int]] = {}  # entry: its term, crc, end
@@ -125,7 +125,7 @@ class Examination:
         try:
             self.read_meta(has_meta, names)
             for epoch in sorted(int(n[:16], 16) for n in names
-                                if re.fullmatch(r"[0-9a-f]{16}\.seg", n)):
+                                if SEGMENT_NAME.fullmatch(n)):
                 self.read_head(epoch)
             if self.identify():
                 self.pass_over()
@@ -144,7 +144,7 @@ class Examination:
         if name.endswith(".seg.new"):
             self.say(Severity.FINE, f"log/{name}", "a segment that was not prepared to its end; "
                      "the next start removes it")
-        elif not re.fullmatch(r"[0-9a-f]{16}\.seg", name):
+        elif not SEGMENT_NAME.fullmatch(name):
             self.say(Severity.FINE, f"log/{name}", "no file of dengine; it is left alone")
 
     def pages(self, file: str, count: int) -> tuple[int, list[bytes]]:
@@ -155,9 +155,13 @@ class Examination:
 
     @contextmanager
     def opened(self, file: str) -> Iterator[int]:
-        fd = self.reader.open(self.path + b"/" + os.fsencode(file))
+        path = self.path + b"/" + os.fsencode(file)
+        fd = self.reader.open(path)
         try:
             yield fd
+        except OSError as error:
+            error.filename = os.fsdecode(path)
+            raise
         finally:
             self.reader.close(fd)
 
@@ -211,7 +215,7 @@ class Examination:
 
     # ----------------------------------------------------------------------- headers and marks
     def read_head(self, epoch: int) -> None:
-        s = Segment(epoch)
+        s = Segment(epoch, f"log/{epoch:016x}.seg")
         s.size, pages = self.pages(s.name, 3)
         s.fault, s.header = header(pages[0])
         s.marks = [mark(page) for page in pages[1:]]
@@ -224,6 +228,8 @@ class Examination:
         for number, page in enumerate(pages[1:], 1):
             if s.marks[number - 1] is not None:
                 self.stray(s.name, page, number, MARK_BYTES)
+            elif page != ZEROS:
+                s.bad_marks.append(number * PAGE)
 
     def identify(self) -> bool:
         """Whose log it is: the file `meta` says it, where it is lost the first good header."""
@@ -400,16 +406,17 @@ class Examination:
         live = self.live
         for s in self.segments:
             self.describe(s, bool(live) and s is live[-1])
-            for number, said in enumerate(s.marks, 1):
-                if said is None and s.epoch >= self.mark["epoch"] and s.state == "live":
-                    self.damaged_mark(s, number)
+            if s.state == "live" and s.epoch >= self.mark["epoch"]:
+                for offset in s.bad_marks:
+                    self.say(Severity.REPAIRABLE, s.name, "a mark is damaged: it proves nothing, "
+                             "and a later sync writes it again", offset=offset)
         if has_meta and self.meta and self.term > self.meta["term"]:
             self.read_meta_again()
             if self.term > self.meta["term"]:
                 self.say(Severity.CORRUPT, "meta", f"the log holds term {self.term}, `meta` only "
                          f"{self.meta['term']}: this node's vote is lost",
                          "put the newer `meta` back")
-        if self.meta and self.meta["term"] and not live:
+        if self.meta and self.meta["term"] and not live and self.verdict < Severity.CORRUPT:
             self.say(Severity.REPAIRABLE, "log", "holds no entry, though the node was in term "
                      f"{self.meta['term']}: a start goes on with an empty log", "if anything was "
                      f"ever acknowledged here, {RESTORE}")
@@ -419,12 +426,6 @@ class Examination:
         slots = [slot(page) for page in self.pages("meta", 2)[1]]
         self.meta = max([said for fault, said in slots if fault == 0] + [self.meta or {}],
                         key=lambda said: said["sequence"])
-
-    def damaged_mark(self, s: Segment, number: int) -> None:
-        with self.opened(s.name) as fd:
-            if self.reader.first_not_zero(fd, number * PAGE, (number + 1) * PAGE) >= 0:
-                self.say(Severity.REPAIRABLE, s.name, "a mark is damaged: it proves nothing, and a "
-                         "later sync writes it again", offset=number * PAGE)
 
     def describe(self, s: Segment, is_tail: bool) -> None:
         """One line for a whole segment, and what stands behind its end."""

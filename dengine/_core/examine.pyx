@@ -97,7 +97,7 @@ cdef class Reader:
             with nogil:
                 got = self.io.pread(self.io.ctx, fd, to + have, n - have, offset + have)
             if got < 0:
-                raise OSError(-got, strerror(<int>-got).decode())
+                raise OSError(-got, f"{strerror(<int>-got).decode()}, at offset {offset + have}")
             have += got
         memset(to + have, 0, n - have)
         return 0

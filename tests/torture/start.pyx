@@ -79,8 +79,8 @@ cdef bint same_records(Turn turn, list reference) except -1:
 
 
 cdef int lead(Turn turn, Disk disk) except -1:
-    cdef int i
-    for i in range(TURNS):
+    cdef int _i
+    for _i in range(TURNS):
         turn.run()
         if turn.failed is not None:
             raise turn.failed
