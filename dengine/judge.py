@@ -127,6 +127,7 @@ class Examination:
             for epoch in sorted(int(n[:16], 16) for n in names
                                 if SEGMENT_NAME.fullmatch(n)):
                 self.read_head(epoch)
+            self.doubt_the_cache()
             if self.identify():
                 self.pass_over()
                 self.walk()
@@ -155,7 +156,7 @@ class Examination:
 
     @contextmanager
     def opened(self, file: str) -> Iterator[int]:
-        path = self.path + b"/" + os.fsencode(file)
+        path = os.path.join(self.path, os.fsencode(file))
         fd = self.reader.open(path)
         try:
             yield fd
@@ -231,6 +232,14 @@ class Examination:
             elif page != ZEROS:
                 s.bad_marks.append(number * PAGE)
 
+    def doubt_the_cache(self) -> None:
+        """What no mark proves is read from the disk: after a failed sync the cache may differ."""
+        for s in self.segments:
+            if s.epoch >= self.mark["epoch"]:
+                with self.opened(s.name) as fd:
+                    self.reader.drop(fd, s.size)
+                    s.fault, s.header = header(self.reader.read(fd, PAGE, 0))
+
     def identify(self) -> bool:
         """Whose log it is: the file `meta` says it, where it is lost the first good header."""
         said = self.meta or next((s.header for s in self.segments if s.fault == OK), None)
@@ -272,8 +281,6 @@ class Examination:
     def segment(self, s: Segment, fd: int) -> bool:
         """False: nothing after it can be judged."""
         proven = s.epoch <= self.mark["epoch"]
-        if s.epoch >= self.mark["epoch"]:
-            self.reader.drop(fd, s.size)  # what no mark proves is read from the disk
         if s.fault == NEWER:
             s.state = "newer"
             self.say(Severity.UNREADABLE, s.name, "is of a newer format", UPGRADE, offset=0)
