@@ -62,16 +62,27 @@ def kind_is_right(found: Examination, name: str, right: Callable[[int], bool]) -
 
 
 def holder(path: str) -> int:
-    """The pid of the process that has the directory open; 0: none. Its lock is not touched."""
+    """The pid of the process that has the directory open; 0: none. Its lock is not touched.
+
+    Where the kernel names another device than stat does (overlayfs, btrfs), the pid that the holder
+    wrote into the file tells.
+    """
     try:
-        lock = os.lstat(os.path.join(path, "lock"))
+        fd = os.open(os.path.join(path, "lock"), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            lock, written = os.fstat(fd), os.pread(fd, 32, 0).decode(errors="replace").strip()
+        finally:
+            os.close(fd)
         with open("/proc/locks") as file:
-            lines = [line.split() for line in file]
+            held = [words for line in file if (words := line.split())[1] == "FLOCK"]
     except OSError:
         return 0
-    device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}:{lock.st_ino}"
-    return next((int(w[4]) for w in lines
-                 if w[1] == "FLOCK" and w[3] == "WRITE" and w[5] == device), 0)
+    device = f"{os.major(lock.st_dev):02x}:{os.minor(lock.st_dev):02x}"
+    for _, _, _, _, pid, place, *_ in held:
+        other, _, inode = place.rpartition(":")
+        if int(inode) == lock.st_ino and (other == device or pid == written):
+            return int(pid)
+    return 0
 
 
 def bytes_in(path: str) -> int:

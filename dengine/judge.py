@@ -100,7 +100,8 @@ class Examination:
         self.slots: list[tuple[int, dict[str, int]]] = []
         self.meta: dict[str, int] | None = None  # the slot that counts
         self.segments: list[Segment] = []
-        self.mark: dict[str, int] = dict.fromkeys(("sequence", "epoch", "offset", "index"), 0)
+        self.mark: dict[str, int] = dict.fromkeys(
+            ("sequence", "epoch", "offset", "index", "term", "crc"), 0)
         self.cluster = self.incarnation = 0  # whose log it is
         self.last = self.term = self.crc = 0  # the end of the chain
         self.broken = False  # the chain was lost: the next anchor is taken as it is
@@ -151,8 +152,11 @@ class Examination:
     def pages(self, file: str, count: int) -> tuple[int, list[bytes]]:
         """The size of a file, and its first pages."""
         with self.opened(file) as fd:
+            size = self.reader.bytes_of(fd)
+            if file == "meta":
+                self.reader.drop(fd, size)  # as a start does: what counts is on the disk
             data = self.reader.read(fd, count * PAGE, 0)
-            return self.reader.bytes_of(fd), [data[i:i + PAGE] for i in range(0, len(data), PAGE)]
+            return size, [data[i:i + PAGE] for i in range(0, len(data), PAGE)]
 
     @contextmanager
     def opened(self, file: str) -> Iterator[int]:

@@ -308,12 +308,14 @@ def test_rubbish_is_named_and_weighs_nothing(directory: Path) -> None:
     names = ["log/notes", "log/0000000000000009.seg.new", "core.123", "log/1.seg", "meta.new"]
     for name in names:
         (directory / name).write_text("rubbish")
+    (directory / "log" / os.fsdecode(b"\x1b[2J\xff")).touch()
     (directory / "log" / "0000000000000008.seg").write_bytes(bytes(4 * PAGE))
     (directory / "meta").chmod(0o644)
     result = looked(directory)
     assert result.exit_code == 0
     for name in names:
         assert f"fine       {name}: " in result.stdout
+    assert r"fine       'log/\x1b[2J\udcff': no file of dengine" in result.stdout
     assert "meta: has mode 644: others may open it -> chmod 600" in result.stdout
     assert "0008.seg: prepared: 16384 bytes of zeros" in result.stdout
     assert starts(directory)

@@ -58,7 +58,8 @@ def line(f: Finding) -> str:
     place = "".join((f" offset {f.offset}" if f.offset is not None else "",
                      f" entry {f.index}" if f.index is not None else ""))
     todo = f" -> {f.do}" if f.do else ""
-    return f"{click.style(f'{word(f):10}', COLORS[f.severity])} {f.file}{place}: {f.means}{todo}"
+    file = f.file if f.file.isprintable() else ascii(f.file)
+    return f"{click.style(f'{word(f):10}', COLORS[f.severity])} {file}{place}: {f.means}{todo}"
 
 
 def last_line(found: Examination) -> str:
