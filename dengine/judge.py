@@ -76,7 +76,8 @@ class Segment:
     header: dict[str, int] = field(default_factory=dict)
     marks: list[dict[str, int] | None] = field(default_factory=list)
     bad_marks: list[int] = field(default_factory=list)  # offsets: neither valid nor blank
-    state: str = "damaged"  # live, dead, left out, prepared, blank, foreign, newer
+    # live, dead, left out, prepared, blank, foreign, newer, damaged, out of place
+    state: str = "not judged"
     last: int = 0  # newest entry that can be read
     kept: int = 0  # newest entry that lives
     end: int = SEGMENT_DATA  # offset after entry `last`
@@ -295,9 +296,10 @@ class Examination:
                      "log", "move it out of the directory", offset=0)
             self.broken = True
             return True
-        what = "its header is damaged" if s.fault else "its header does not continue the log"
-        if s.fault == OK and s.header["size"] != s.size:
-            s.fault = DAMAGED
+        fault = s.fault
+        what = "its header is damaged" if fault else "its header does not continue the log"
+        if fault == OK and s.header["size"] != s.size:
+            fault = DAMAGED
             what = f"it has {s.size} bytes, its header says {s.header['size']}"
         if s.fault == BLANK:
             s.behind = self.reader.first_not_zero(fd, 0, s.size)
@@ -305,8 +307,9 @@ class Examination:
             if s is self.segments[-1] and s.behind < 0 and s.size >= SEGMENT_DATA and not proven:
                 s.state = "prepared"
                 return True
-        if s.fault or not (self.broken or self.reaches(s)):
-            return self.without_header(s, what, proven)
+        if fault or not (self.broken or self.reaches(s)):
+            self.leave(s, fault, what, proven)
+            return True
         s.state = "live"
         self.broken = False
         self.keep_to(s.header)
@@ -319,12 +322,14 @@ class Examination:
         return at <= self.last and self.places.get(at, ())[:2] == (s.header["anchor_term"],
                                                                    s.header["anchor_crc"])
 
-    def without_header(self, s: Segment, what: str, proven: bool) -> bool:
-        if proven and (s.fault != BLANK or s.epoch == self.mark["epoch"]):
+    def leave(self, s: Segment, fault: int, what: str, proven: bool) -> None:
+        """Nothing in this segment continues the chain: corruption, if something in it is proven."""
+        if proven and (fault != BLANK or s.epoch == self.mark["epoch"]):
+            s.state = "damaged" if fault else "out of place"
             self.say(Severity.CORRUPT, s.name, f"{what}, but a completed sync proves entries up to "
                      f"{self.mark['index']}", RESTORE, offset=0)
             self.broken = True
-        elif s.fault != BLANK:
+        elif fault != BLANK:
             s.state = "left out"
             self.say(Severity.REPAIRABLE, s.name, f"{what}, and nothing proves that it was ever "
                      "synced: a start removes it", "nothing, if the machine lost power or the node "
@@ -334,7 +339,6 @@ class Examination:
                      f"{', what follows is not' if s.behind >= 0 else ' and it is cut short'}: a "
                      "start removes it", "nothing, if the machine lost power; else " + RESTORE,
                      offset=0)
-        return True
 
     def keep_to(self, anchor: dict[str, int]) -> None:
         """Records above a newer anchor are dead."""
@@ -403,7 +407,8 @@ class Examination:
             while r.index < first - 1 and r.follow(first - 1, BUDGET):
                 pass
             while r.index < last and (record := r.next() if r.fault == 0 else None):
-                yield {"type": "record", **record, "dead": record["index"] > s.kept}
+                yield {"type": "record", **record,
+                       "dead": s.state in ("live", "dead") and record["index"] > s.kept}
             if r.fault:
                 end, fault = r.offset, r.fault
                 behind = r.first_not_zero(fd, end, s.size)

@@ -12,7 +12,7 @@ from dengine.errors import StorageError
 from dengine.judge import Examination, Severity
 from tests.sim.disk import Disk
 from tests.torture.corrupt import PUTS, Bench, Damage, Table, torture, victims
-from tests.torture.directories import SEGMENT, Victim, loaded, victim
+from tests.torture.directories import SEGMENT, Victim, fill, loaded, small_store, victim
 from tests.torture.start import PATH, names_of, reader_of, start
 
 STEP = 1009             # a prime: all bits of a byte, and all parts of a page, have their turn
@@ -70,6 +70,18 @@ def test_a_lost_newest_segment_is_refused(tmp_path: Path, kind: str) -> None:
     path = next(p for p in v.files if v.kinds[p] == "newest segment")
     left = {"removed": None, "emptied": b"", "truncated": v.files[path][:1000]}[kind]
     assert Bench(v).run(Damage(kind, path, 0, left))[0] == "refused"
+
+
+@pytest.mark.xfail(strict=True, reason="recovery: the epoch after ffffffffffffffff is 0")
+def test_a_name_with_the_last_epoch(tmp_path: Path) -> None:
+    """A file of rubbish with such a name is removed or refused, and costs no later write."""
+    with small_store(tmp_path, "DiskFirst") as store:
+        fill(store, 0, 1)
+    (tmp_path / "log" / "ffffffffffffffff.seg").touch()
+    with small_store(tmp_path, "DiskFirst") as store:
+        fill(store, 0, PUTS)            # enough for another segment
+    with small_store(tmp_path, "DiskFirst") as store:
+        assert len(store) == 20
 
 
 def test_the_bench_notices(tmp_path: Path) -> None:

@@ -380,6 +380,24 @@ def test_dump_and_check_of_entries_that_were_cut(tmp_path: Path) -> None:
     assert "entries 4 to 4" in result.stdout
 
 
+def test_dump_of_a_segment_out_of_place(directory: Path) -> None:
+    """Its records are printed all the same; the line of the segment says how it lies."""
+    foreign(directory)
+    said = objects("log", "dump", directory)
+    assert [s["state"] for s in said if s["type"] == "segment"] == ["live", "foreign"]
+    records = [s for s in said if s["type"] == "record"]
+    assert [r["index"] for r in records] == [*range(1, KEYS + 4), 1, 2, 3]
+    assert not any(r["dead"] for r in records)
+
+
+def test_dump_of_a_segment_that_is_cut_short(directory: Path) -> None:
+    cut_short(directory)
+    text = run("log", "dump", directory).stdout
+    assert "0001.seg: epoch 1, 20480 bytes, anchored at entry 0 of term 0, crc " in text
+    assert ": damaged\n" in text
+    assert 'key "key 19" value 5 bytes' in text
+
+
 def test_dump_ends_where_the_chain_does(directory: Path) -> None:
     record_damaged(directory)
     result = run("log", "dump", directory)

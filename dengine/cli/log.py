@@ -63,7 +63,7 @@ def lines(found: Examination, first: int, last: int) -> Iterator[dict[str, Any]]
         for number, mark in enumerate(s.marks, 1):
             if mark is not None:
                 yield {"type": "mark", "mark": number, **mark, "newest": mark == found.mark}
-        if s.state in ("live", "dead", "left out", "foreign") and s.fault == 0:
+        if s.fault == 0:
             yield from found.records(s, first, last)
 
 
