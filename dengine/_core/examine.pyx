@@ -174,7 +174,7 @@ cdef class Reader:
         self.index = r.index
         self.term = r.term
         self.crc = r.crc
-        self.offset += padded(r.length)
+        self.offset = self.offset + padded(r.length)
         return RECORD_OK
 
 
