@@ -21,7 +21,7 @@ from dengine.cli import root
 from dengine.errors import CorruptionError, FormatError, StorageError
 from dengine.examine import examine
 from dengine.judge import Severity
-from tests.cluster import ROOT
+from tests.cluster import ROOT, Cluster
 from tests.core.histories import COMMAND
 from tests.processes import WAIT_S, child, finish
 from tests.sim.bench_log import LogBench
@@ -120,6 +120,23 @@ def test_a_running_node_is_named_and_not_disturbed(tmp_path: Path) -> None:
         assert f"a node has it open (pid {os.getpid()})" in dump.splitlines()[0]
         store["still"] = "open"
     assert run("check", tmp_path / "d").stdout.splitlines()[0].endswith("no process has it open")
+
+
+def test_nodes_of_a_cluster(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        assert cluster.put(2, "k", "v").status == 200
+        for node in cluster.nodes.values():
+            result = run("check", node.data)
+            assert result.exit_code <= 1, result.stdout
+            assert node.process
+            assert f"a node has it open (pid {node.process.pid})" in result.stdout
+    for node in cluster.nodes.values():
+        assert run("check", node.data).exit_code <= 1       # killed, or stopped well
+        text = run("log", "dump", node.data).stdout
+        assert all(f'{n.id} "127.0.0.1:{n.raft}" incarnation ' in text
+                   for n in cluster.nodes.values())
+        assert "register session 0 sequence 0 floor 0 node 2 incarnation " in text
+        assert 'key "k" value 1 bytes' in text
 
 
 # --------------------------------------------------------------------------- what a start does
