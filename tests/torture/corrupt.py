@@ -27,7 +27,7 @@ from tests.torture.start import PATH, Started, names_of, reader_of, start
 
 BLOCK = 512
 PUTS = 38               # two segments of 16 KiB, and the beginning of a third
-MARKS_END = 3 * 4096     # bytes
+MARKS_END = 3 * 4096    # bytes
 VICTIMS: tuple[tuple[Strategy, str], ...] = (
     ("DiskFirst", "closed"), ("DiskFirst", "killed"), ("DiskFirst", "started again"),
     ("MemFirst", "closed"), ("MemFirst", "killed"))
@@ -82,7 +82,7 @@ class Table:
         self.severities[outcome, check.name.lower()] += 1
         case = f"{victim.name}: {damage}"
         if outcome in ("silent", "crash"):
-            word = "known" if is_known(victim, damage) else outcome
+            word = "known" if outcome == "silent" and is_known(victim, damage) else outcome
             self.note(f"{word}: {victim.kinds[damage.path]} {damage.kind}", f"{case}: {why}")
         if disagreement:
             self.note(f"disagreement: {disagreement}", f"{case}: {why}")

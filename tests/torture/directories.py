@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from dengine import config
+from dengine._core.examine import PAGE, SEGMENT_DATA
 from dengine.examine import examine
 from dengine.storage import Directory, Setup, setup_of
 from dengine.store import Store
@@ -47,10 +48,10 @@ class Victim:
         return kinds | {used[-1]: "newest segment", f"{PATH}/meta": "meta"}
 
 
-def small_store(path: Path, strategy: config.Strategy, segment: int = SEGMENT) -> Store:
+def small_store(path: Path, strategy: config.Strategy) -> Store:
     """A real Store whose segments are smaller than a configuration allows."""
     settings = config.single(path, strategy=strategy)
-    log = msgspec.structs.replace(settings.log, segment_bytes=segment)
+    log = msgspec.structs.replace(settings.log, segment_bytes=SEGMENT)
     return Store(Directory(path), msgspec.structs.replace(settings, log=log))
 
 
@@ -84,13 +85,11 @@ def killed(path: Path, strategy: config.Strategy, puts: int) -> dict[str, bytes]
     newest = found.live[-1]
     *_, torn = [r for r in found.records(newest, 1, last + 3) if r["type"] == "record"]
     name = f"{PATH}/{newest.name}"
-    if not any(before[name][:4096]):
+    if not any(before[name][:PAGE]):
         raise AssertionError("the last puts opened a segment: use another number of puts")
     half = torn["offset"] + torn["length"] // 2
-    start = 3 * 4096
-    files = dict(before)
-    files[name] = (before[name][:start] + after[name][start:half]).ljust(len(after[name]), b"\0")
-    return files
+    kept = before[name][:SEGMENT_DATA] + after[name][SEGMENT_DATA:half]
+    return {**before, name: kept.ljust(len(after[name]), b"\0")}
 
 
 def started_again(path: Path, strategy: config.Strategy, puts: int) -> dict[str, bytes]:
