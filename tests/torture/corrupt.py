@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dengine._core.examine import PAGE, mark
 from dengine.config import Strategy
 from dengine.errors import CorruptionError, FormatError, StorageError
 from dengine.judge import Examination, Severity
@@ -26,13 +27,12 @@ from tests.torture.directories import SEGMENT, Victim, loaded, victim
 from tests.torture.start import PATH, Started, names_of, reader_of, start
 
 BLOCK = 512
-PUTS = 38               # two segments of 16 KiB, and the beginning of a third
-MARKS_END = 3 * 4096    # bytes
+PUTS = 38       # two segments of 16 KiB, and the beginning of a third
 VICTIMS: tuple[tuple[Strategy, str], ...] = (
     ("DiskFirst", "closed"), ("DiskFirst", "killed"), ("DiskFirst", "started again"),
     ("MemFirst", "closed"), ("MemFirst", "killed"))
-SHORT_STEP = 509        # a prime: the short form takes one flip or length of so many
-EXAMPLES = 5            # kept of each kind of trouble
+SHORT_STEP = 509    # a prime: the short form takes one flip or length of so many
+EXAMPLES = 5    # kept of each kind of trouble
 REFUSALS = (CorruptionError, FormatError, StorageError)
 DAMAGES = ("bit", "truncated", "zeroed block", "removed", "emptied")
 # right: all is there · refused: by name, nothing changed · cut: only what nobody was told of ·
@@ -104,10 +104,13 @@ class Table:
 
 
 def is_known(victim: Victim, damage: Damage) -> bool:
-    """The newest segment went with all that proves it: nothing else says that it was there."""
-    return victim.kinds[damage.path] == "newest segment" and (
-        damage.kind in ("removed", "emptied")
-        or (damage.kind == "truncated" and damage.at < MARKS_END))
+    """The newest segment lost every mark that names it: nothing else says that it was there."""
+    if victim.kinds[damage.path] != "newest segment" or damage.kind in ("bit", "zeroed block"):
+        return False
+    left = (damage.data or b"").ljust(3 * PAGE, b"\0")
+    epoch = int(Path(damage.path).stem, 16)
+    return not any(said and said["epoch"] == epoch
+                   for said in (mark(left[PAGE:2 * PAGE]), mark(left[2 * PAGE:3 * PAGE])))
 
 
 class Bench:
