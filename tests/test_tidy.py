@@ -25,7 +25,7 @@ LAYERS = """
     _core.kernel _core.flush _core.watch
     _core.meta _core.terms _core.tree _core.quorum _core.consensus
     _core.segments _core.replicate _core.kv _core.items
-    _core.log _core.raft _core.snapshot
+    _core.log _core.raft _core.snapshot _core.examine
     _core.wire _core.recovery _core.session
     _core.apply _core.reads
     _core.requests
@@ -37,7 +37,8 @@ LAYERS = """
     _core.peer _core.http _core.local _core.task
     schema
     config logs
-    storage
+    storage judge
+    examine
     http.problem
     http.metrics
     http.health
@@ -45,8 +46,9 @@ LAYERS = """
     store engine client
     server
     __init__
-    cli.kv cli.config cli.status cli.serve
-    cli.cluster
+    cli.kv cli.config cli.status cli.serve cli.progress
+    cli.cluster cli.check
+    cli.log
     cli
     __main__
 """

@@ -85,7 +85,7 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us
     turn.log.marks.hard = &turn.meta.hard
-    found = recover(turn.log, names)
+    found = recover(turn.log, names, turn.meta.state.known)
     if turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
@@ -192,7 +192,7 @@ def close(Turn turn not None):
             settle(turn)
             turn.flusher.stop()
             if turn.log.synced == turn.log.last and not turn.log.marks.failed:
-                turn.meta.end()
+                turn.meta.end(turn.known())
     finally:
         turn.flusher.stop()
         turn.preparer.stop()

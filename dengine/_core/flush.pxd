@@ -59,6 +59,19 @@ cdef int write_all(const Io *io, int fd, const iovec *parts, int n, int64_t offs
 cdef int refresh(Marks *m, const Io *io) noexcept nogil
 # A sync failed: what this node acknowledged may be gone, and its next start must know.
 cdef void lied(Marks *m, const Io *io) noexcept nogil
+
+cdef packed struct MarkPage:
+    uint32_t magic
+    uint32_t crc                # of what follows
+    uint64_t sequence
+    uint64_t epoch
+    uint64_t offset
+    uint64_t index
+    uint64_t term
+    uint64_t commit
+    uint32_t record_crc
+    uint32_t zero
+
 # One mark as it lies on disk, and its check: 0 when p holds a valid mark.
 cdef void mark_encode(char *page, const Position *p, uint64_t sequence) noexcept nogil
 cdef int mark_decode(const char *page, Position *out, uint64_t *sequence) noexcept nogil

@@ -57,19 +57,6 @@ cdef enum:
     ZEROS = 64 << 10            # bytes of zeros per write: larger ones make large folios
 
 
-cdef packed struct MarkPage:
-    uint32_t magic
-    uint32_t crc                # of what follows
-    uint64_t sequence
-    uint64_t epoch
-    uint64_t offset
-    uint64_t index
-    uint64_t term
-    uint64_t commit
-    uint32_t record_crc
-    uint32_t zero
-
-
 cdef void mark_encode(char *page, const Position *p, uint64_t sequence) noexcept nogil:
     cdef MarkPage *m = <MarkPage *>page
     memset(page, 0, PAGE)

@@ -26,6 +26,10 @@ cdef packed struct MetaSlot:
     uint32_t zero2
     uint64_t term
     uint64_t vote
+    uint64_t known              # an entry that was committed and on this disk: never cut again
+
+# 0; 1: damaged; 2: a newer format.
+cdef int slot_decode(const char *page, MetaSlot *out) noexcept nogil
 
 
 cdef class Meta:
@@ -43,7 +47,7 @@ cdef class Meta:
     # All three save both slots in the calling thread, while no worker writes.
     cdef int begin(self, bytes boot_id, bint mem_first) except -1   # before the first message
     cdef int doubt(self) except -1                      # before what is corrupt is written over
-    cdef int end(self) except -1                        # a clean stop: all is synced
+    cdef int end(self, uint64_t known) except -1        # a clean stop: all is synced
     # A new page for `term` and `vote`, malloced: the caller frees it once both slots are written.
     cdef char *page(self, uint64_t term, uint64_t vote) except NULL
     cdef int save_now(self) except -1

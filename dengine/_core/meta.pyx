@@ -136,10 +136,11 @@ cdef class Meta:
         self.state.doubt = 1
         return self.save_now()
 
-    cdef int end(self) except -1:
-        if not self.state.dirty:
+    cdef int end(self, uint64_t known) except -1:
+        if not self.state.dirty and known <= self.state.known:
             return 0
         self.state.dirty = 0
+        self.state.known = max(known, self.state.known)
         if MUTANT(96):
             self.state.doubt = 0
         return self.save_now()

@@ -82,6 +82,7 @@ cdef class Raft(Replication):
     cdef int announce(self, bint again) except -1
     cdef int remember(self, uint64_t index) except -1
     cdef int end_doubt(self) except -1
+    cdef int save_again(self) except -1
     cdef int on_vote(self, const Message *m, uint64_t now_us) except -1
     cdef int on_voted(self, const Message *m, uint64_t now_us) except -1
     cdef int on_append(self, const Message *m, uint64_t now_us) except -1

@@ -397,6 +397,9 @@ cdef class Raft(Replication):
 
     cdef int end_doubt(self) except -1:
         self.doubt = False
+        return self.save_again()
+
+    cdef int save_again(self) except -1:
         self.version += 1
         self.save = True
         return 0

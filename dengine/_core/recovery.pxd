@@ -14,6 +14,6 @@ cdef class Found:
     cdef Position mark                      # newest valid one; epoch 0: none
     cdef uint64_t sequence                  # of that mark
 
-# Fills an opened, empty log from the files `names` in its directory. Raises CorruptionError,
-# FormatError, StorageError.
-cdef Found recover(Log log, list names)
+# Fills an opened, empty log from the files `names` in its directory; entries up to `known` must be
+# there. Raises CorruptionError, FormatError, StorageError.
+cdef Found recover(Log log, list names, uint64_t known)

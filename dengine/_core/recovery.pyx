@@ -27,6 +27,7 @@ cdef extern from "<fcntl.h>" nogil:
 cdef enum:
     WINDOW = 4 << 20            # bytes read at once; more than the largest record
 
+EPOCH_MAX = 1 << 48             # a segment each millisecond for 8,000 years
 FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match its checksum",
           5: "does not continue the log"}
 
@@ -39,6 +40,7 @@ cdef class Scan:
     cdef list stale                         # names to remove at the end
     cdef list configs                       # indexes of the configurations
     cdef set loose                          # open files that no segment owns
+    cdef uint64_t known
 
     def __cinit__(self):
         self.configs = []
@@ -52,6 +54,9 @@ cdef class Scan:
     cdef int run(self, list names) except -1:
         cdef list epochs = sorted(int(n.removesuffix('.seg'), 16) for n in names
                                   if re.fullmatch(r"[0-9a-f]{16}\.seg", n))
+        if max(epochs, default=0) > EPOCH_MAX:
+            raise FormatError(f"{self.name(max(epochs))} is none of this node's segments: nothing "
+                              "was changed; move it out of the directory")
         cdef list opened = []
         cdef bint reached = False
         self.stale = [n for n in names if n.endswith(".seg.new")]
@@ -71,6 +76,11 @@ cdef class Scan:
                 f"{self.name(self.found.mark.epoch)} is missing, but a completed sync proves "
                 f"entries up to {self.found.mark.index} in it; nothing was changed; restore the "
                 "file or the directory from a backup")
+        if self.log.last < self.known and not MUTANT(111):
+            raise CorruptionError(
+                f"{fsdecode(self.log.directory)} ends at entry {self.log.last}, but entry "
+                f"{self.known} was on this disk when the hard state was saved: a segment is "
+                "missing or cut short; nothing was changed; restore the directory from a backup")
         return self.finish()
 
     cdef str name(self, uint64_t epoch):
@@ -307,8 +317,9 @@ cdef class Scan:
         return True
 
 
-cdef Found recover(Log log, list names):
+cdef Found recover(Log log, list names, uint64_t known):
     cdef Scan scan = Scan()
+    scan.known = known
     scan.log = log
     scan.found = Found()
     scan.loose = set()

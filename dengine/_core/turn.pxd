@@ -62,6 +62,7 @@ cdef class Turn(Requests):
     cdef int slot_by_id(self, uint64_t node) noexcept
     cdef int begin_term(self) except -1
     cdef int save(self) except -1
+    cdef uint64_t known(self) noexcept      # committed and on this disk up to here
     cdef int serve(self, int slot) except -1
     cdef int fetch(self, int slot, const Message *m) except -1
     cdef int fetched(self, const Job *job) except -1

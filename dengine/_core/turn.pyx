@@ -10,7 +10,8 @@ from dengine._core.flush cimport load_acquire
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport Raft
 from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, FRAME_ENTRIES, JOB_META, JOB_PREPARE,
-                                  JOB_READ, JUMP, MAX_MEMBERS, PAGE, STOPPED, Link, likely, unlikely)
+                                  JOB_READ, JUMP, MAX_MEMBERS, PAGE, STOPPED, Link, likely,
+                                  unlikely)
 from dengine._core.watch cimport begin_watch, end_watch
 from dengine._core.wire cimport Outbox
 
@@ -167,6 +168,8 @@ cdef class Turn(Requests):
         cdef int slot
         if raft.begin:
             self.begin_term()
+        if unlikely(self.meta.state.known == 0) and not raft.save and self.known():
+            raft.save_again()                           # once: a lost log is then missed
         if raft.save and self.flusher.has_room(2):      # else it waits; so does what relies on it
             self.save()
         for i in range(raft.grant_count):
@@ -219,6 +222,7 @@ cdef class Turn(Requests):
         cdef Job *job
         cdef int slot
         self.meta.state.doubt = self.raft.doubt
+        self.meta.state.known = max(self.known(), self.meta.state.known)
         page = self.meta.page(self.raft.term, self.raft.vote)
         for slot in range(2):
             job = self.flusher.slot()
@@ -233,6 +237,9 @@ cdef class Turn(Requests):
             self.flusher.submit()
         self.raft.save = False
         return 0
+
+    cdef uint64_t known(self) noexcept:
+        return min(self.raft.commit, self.log.synced)
 
     # ------------------------------------------------------------------------ appends, for peers
     cdef int serve(self, int slot) except -1:

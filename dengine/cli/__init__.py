@@ -8,9 +8,11 @@ from importlib import metadata
 import click
 
 from dengine import errors
+from dengine.cli.check import check
 from dengine.cli.cluster import cluster
 from dengine.cli.config import config
 from dengine.cli.kv import delete, get, put
+from dengine.cli.log import log
 from dengine.cli.serve import serve
 from dengine.cli.status import status
 
@@ -56,5 +58,5 @@ def version() -> None:
         click.echo("dengine, from a checkout that is not installed")
 
 
-for command in (serve, cluster, put, get, delete, status, config, version):
+for command in (serve, cluster, put, get, delete, status, config, check, log, version):
     root.add_command(command)

@@ -40,10 +40,6 @@ NODE_KINDS = {
     "wall": 2,              # jumps of the wall clock, also backwards
 }
 SINGLE_OUT = ("isolate-leader", "pause-leader", "kill-leader")
-# Until votes of a node that forgot are marked, MemFirst promises to survive a cut only "while the
-# others stay up until the node that lost power has caught up" (README), so such a cut meets
-# nothing but jumps of the wall clock. With marked votes this becomes True and the restriction goes.
-VOTES_ARE_MARKED = False
 
 
 @dataclass(frozen=True)
@@ -75,8 +71,7 @@ def make(seed: int, seconds: float, easy: bool = False) -> Plan:
                 settings(rng))
     at = FIRST_S
     while at < seconds:
-        storm = [] if easy else memfirst_cut(plan, rng, at)
-        storm = storm or kinds_of(plan, rng, easy)
+        storm = kinds_of(plan, rng, easy)
         begun = len(plan.faults)
         for n, kind in enumerate(storm):
             begin, lasts = at, rng.uniform(*LASTS_S)
@@ -109,22 +104,13 @@ def settings(rng: Random) -> dict[str, object]:
     }
 
 
-def memfirst_cut(plan: Plan, rng: Random, at: float) -> list[str]:
-    """A storm around a cut in MemFirst, in one of five; later storms begin when it is over."""
-    if plan.strategy == "DiskFirst" or VOTES_ARE_MARKED or rng.random() > 0.2:
-        return []
-    return [rng.choice(("cut", "cut-minority")), "wall"]
-
-
 def kinds_of(plan: Plan, rng: Random, easy: bool) -> list[str]:
     """Two to four different kinds that may overlap."""
     weights = dict(NODE_KINDS if easy else LINK_KINDS | NODE_KINDS)
     if easy:
         weights = {k: w for k, w in weights.items() if k.startswith(EASY_KINDS)}
     if plan.strategy == "MemFirst":
-        for kind in ("cut", "cut-minority", "cut-all"):
-            if kind == "cut-all" or not VOTES_ARE_MARKED:
-                weights.pop(kind, None)
+        weights.pop("cut-all", None)
     kinds: list[str] = []
     for n in range(rng.choice((2, 2, 3, 3, 4))):
         kind = rng.choices(list(weights), list(weights.values()))[0]

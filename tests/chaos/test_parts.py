@@ -46,8 +46,6 @@ def test_memfirst_is_not_cut_beyond_its_promise():
         for storm in p.storms if p.strategy == "MemFirst" else []:
             kinds = {p.faults[n].kind for n in storm}
             assert "cut-all" not in kinds
-            assert plan.VOTES_ARE_MARKED or not kinds & {"cut", "cut-minority"} or (
-                kinds <= {"cut", "cut-minority", "wall"})
 
 
 @pytest.mark.parametrize("kind", plan.LINK_KINDS)

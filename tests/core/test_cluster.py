@@ -291,6 +291,7 @@ def test_no_entry_of_a_term_is_written_before_the_term_is_saved(make, strategy):
 
 def test_at_rest_both_copies_of_the_hard_state_are_equal(make):
     c = make()
+    c.run_for(100_000)                          # the save that follows the first commit
     for node in c.nodes:
         meta = node.disk.read("/node/meta")
         assert len(meta) == 2 * PAGE

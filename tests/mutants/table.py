@@ -253,4 +253,6 @@ MUTANTS = {
         ("tests/core/test_snapshot.py::test_lies_are_refused_and_allocate_nothing",)),
     110: Mutant("the revision goes on where acknowledged entries may be lost",
         "§4 Marked votes"),
+    111: Mutant("a log that lost its newest segments is taken as it is",
+        "§3 meta", ("tests/test_corruption.py::test_a_lost_newest_segment_is_refused",)),
 }

@@ -50,7 +50,7 @@ cdef class LogBench:
         self.flusher.open(self.io, &self.log.marks, IDLE_US)
         self.preparer.open(self.io, NULL, 0)
         names = sorted(os.listdir(directory)) if disk is None else disk.names(directory)
-        self.found = recover(self.log, names)
+        self.found = recover(self.log, names, 0)
 
     # ------------------------------------------------------------------------------- changes
     def append(self, uint64_t term, uint8_t kind, bytes payload not None) -> int:
@@ -307,8 +307,8 @@ cdef class MetaBench:
     def doubt(self):
         self.meta.doubt()
 
-    def end(self):
-        self.meta.end()
+    def end(self, uint64_t known=0):
+        self.meta.end(known)
 
     def lie(self):
         """A sync of the log failed: the flusher saves what the next start must know."""
@@ -322,7 +322,8 @@ cdef class MetaBench:
         return {"cluster": self.meta.state.cluster, "node": self.meta.state.node,
                 "incarnation": self.meta.state.incarnation, "term": self.meta.state.term,
                 "vote": self.meta.state.vote, "sequence": self.meta.state.sequence,
-                "dirty": self.meta.state.dirty, "doubt": self.meta.state.doubt}
+                "dirty": self.meta.state.dirty, "doubt": self.meta.state.doubt,
+                "known": self.meta.state.known}
 
 
 WRITE, SYNC = JOB_WRITE, JOB_SYNC

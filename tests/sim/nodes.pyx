@@ -187,8 +187,8 @@ cdef class Nodes(Events):
 
     def lose_cache(self, SimNode node not None):
         """And the kernel with it: the next one has another boot id."""
-        cdef uint64_t boot = int.from_bytes(node.setup.boot_id, "little") + 1
-        node.setup.boot_id = boot.to_bytes(16, "little")
+        cdef uint64_t number = int.from_bytes(node.setup.boot_id, "little") + 1
+        node.setup.boot_id = number.to_bytes(16, "little")
         cut_power(node.disk.state)
 
     def stop(self, int i):

@@ -18,7 +18,7 @@ from tests.sim.cluster import Cluster
 from tests.sim.plan import MS, Fault, Plan, plan
 
 SECOND = 1_000_000
-PAGE, SLOT = 4096, 88       # bytes: of meta's two blocks, and used in each
+PAGE, SLOT = 4096, 96       # bytes: of meta's two blocks, and used in each
 SERVICE_US = 10 * SECOND    # within which a cluster with a connected majority serves
 PEACE_US = 15 * SECOND      # within which a healed one serves and agrees
 
