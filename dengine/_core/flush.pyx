@@ -156,11 +156,12 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
     cdef bint marked
     cdef int error = 0
     if job.late:
-        job.from_us = io.now_us(io.ctx)
+        start = io.now_us(io.ctx)
         read_written(m, &written)
         # the segments before it are synced already
         if written.epoch == job.position.epoch or MUTANT(75):
             job.position = written
+            job.from_us = start
     if MUTANT(35):
         m.done = job.position
         m.fresh = True

@@ -228,6 +228,21 @@ def test_too_old_an_unsynced_write_stops_the_counting() -> None:
     assert log.unsynced_us == 0
 
 
+def test_a_late_sync_that_covers_less_makes_nothing_younger() -> None:
+    """Of a segment that is full it does not cover what was written to the next one since."""
+    disk, log = opened(MEM_FIRST, max_unflushed_us=200_000)
+    add(log, 10)
+    log.write()                                 # a late sync is queued, of the first segment
+    add(log, 15 * KB)
+    log.write()
+    disk.advance(150_000)
+    log.run(1)
+    log.reap()
+    assert (log.synced, log.durable()) == (1, 2)
+    disk.advance(60_000)
+    assert log.durable() == 1
+
+
 def test_a_cut_of_all_that_was_unsynced_leaves_nothing_overdue() -> None:
     disk, log = opened(MEM_FIRST)
     add(log, 10)

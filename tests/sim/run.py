@@ -177,8 +177,9 @@ class Run:
             self.cluster.stop(node)
             self._boot_in(node, fault.for_ms)
             disk = self.cluster.nodes[node].disk
-            page = disk.durable("/node/meta")
-            if page[:SLOT] == page[PAGE:PAGE + SLOT]:       # never the last good copy
+            good = [page[:SLOT] == page[PAGE:PAGE + SLOT]
+                    for page in (disk.durable("/node/meta"), disk.read("/node/meta"))]
+            if all(good):                                   # never the last good copy
                 self.cluster.count("bit flip in one copy of meta")
                 bit = fault.other // 2 % (8 * SLOT)
                 disk.flip("/node/meta", 8 * PAGE * (fault.other & 1) + bit)
@@ -210,8 +211,10 @@ class Run:
                 if client.status == history.OK:
                     break
                 if c.now_us > limit:
-                    if {node, c.leader()} == set(self.apart):
-                        break                   # who led has no way to whoever leads now
+                    if {node, c.leader()} == set(self.apart) or 2 * sum(
+                            s is not None and not s["recovering"]
+                            for s in c.states()) <= self.plan.nodes:
+                        break       # no way to whoever leads now; no majority that forgot nothing
                     raise Violation(f"no service at node {node + 1} with {what}: {c.states()}")
                 if client.status != history.UNKNOWN:
                     c.run_for(50 * MS)
