@@ -120,6 +120,8 @@ cdef class Raft(Replication):
         if index > self.durable and (self.terms.at(index) == term or MUTANT(20)):
             self.durable = index
             if self.role == LEADER:
+                if self.doubt and 0 < self.noop <= index:   # else the jump in it might be lost
+                    self.end_doubt()
                 self.advance(now_us)
             else:
                 self.announce(False)
@@ -239,7 +241,7 @@ cdef class Raft(Replication):
         self.by_all = not quorum_has(&self.config, sure)
         self.leader = self.opt.id
         self.leader_lost = 0
-        if self.doubt:
+        if self.doubt and MUTANT(112):
             self.end_doubt()
         self.start_leading(now_us)
         return 0

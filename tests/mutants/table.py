@@ -255,4 +255,6 @@ MUTANTS = {
         "§4 Marked votes"),
     111: Mutant("a log that lost its newest segments is taken as it is",
         "§3 meta", ("tests/test_corruption.py::test_a_lost_newest_segment_is_refused",)),
+    112: Mutant("doubt ended by an election before its no-op is on disk",
+        "§4 End of doubt", ("tests/core/test_doubt.py",)),
 }
