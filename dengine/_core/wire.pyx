@@ -13,6 +13,16 @@ cdef enum:
     CRC_FROM = 8                # the crc covers what follows it
 
 
+cdef packed struct AppendFields:
+    uint64_t index
+    uint64_t index_term
+    uint32_t prev_crc
+    uint64_t commit
+    uint64_t round
+    uint64_t last
+    uint32_t count
+
+
 cdef int frame_check(const char *p, size_t n, Frame *out, size_t *used) noexcept nogil:
     cdef FrameHeader h
     cdef uint32_t length
@@ -145,14 +155,16 @@ cdef class Outbox:
         return self.end()
 
     cdef int append(self, const Message *m, uint32_t prev_crc) except -1:
+        cdef AppendFields a
+        a.index = m.index
+        a.index_term = m.index_term
+        a.prev_crc = prev_crc
+        a.commit = m.commit
+        a.round = m.round
+        a.last = m.last
+        a.count = <uint32_t>m.count
         self.begin(FRAME_APPEND, m.flags, m.term)
-        self.put_u64(m.index)
-        self.put_u64(m.index_term)
-        self.put_u32(prev_crc)
-        self.put_u64(m.commit)
-        self.put_u64(m.round)
-        self.put_u64(m.last)
-        return self.put_u32(<uint32_t>m.count)
+        return self.put(&a, sizeof(a))
 
     cdef int hello(self, const Hello *h) except -1:
         self.begin(FRAME_HELLO, 0, 0)
