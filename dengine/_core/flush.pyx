@@ -172,7 +172,7 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         start = io.now_us(io.ctx)
         error = FAILPOINT(b"flush.sync") or (0 if MUTANT(36) else -io.fdatasync(io.ctx, job.fd))
         job.took_us = io.now_us(io.ctx) - start
-        if error:
+        if error and not MUTANT(97):
             lied(m, io)
     if error == 0:
         store_release(&m.sync_bytes, m.sync_bytes + PAGE * marked
@@ -191,7 +191,7 @@ cdef void lied(Marks *m, const Io *io) noexcept nogil:
     cdef HardState *h = m.hard
     cdef iovec part
     cdef int slot, fd, error = 0
-    if h == NULL or MUTANT(97):
+    if h == NULL:
         return
     m.hard = NULL                               # once: every later job fails
     h.doubt(h.page)
@@ -224,9 +224,10 @@ cdef int prepare(Job *job, const Io *io) noexcept nogil:
     if error == 0:
         error = -io.fdatasync(io.ctx, job.fd)
     if error == 0:
-        error = -io.rename(io.ctx, job.path, job.to) or FAILPOINT(b"prepare.renamed")
+        error = -io.rename(io.ctx, job.path, job.to)
     if error == 0:
-        error = 0 if MUTANT(38) else -io.sync_dir(io.ctx, job.directory)
+        error = FAILPOINT(b"prepare.renamed") or (
+            0 if MUTANT(38) else -io.sync_dir(io.ctx, job.directory))
     return error
 
 
