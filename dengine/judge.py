@@ -152,6 +152,8 @@ class Examination:
         if name.endswith(".seg.new"):
             self.say(Severity.FINE, f"log/{name}", "a segment that was not prepared to its end; "
                      "the next start removes it")
+        elif name.endswith(".seg.corrupt"):
+            self.say(Severity.FINE, f"log/{name}", "kept from a damaged log; nothing reads it")
         elif not SEGMENT_NAME.fullmatch(name):
             self.say(Severity.FINE, f"log/{name}", "no file of dengine; it is left alone")
 

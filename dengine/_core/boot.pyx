@@ -18,7 +18,7 @@ from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
 from dengine._core.quorum cimport Config, config_from, is_voter
 from dengine._core.raft cimport Raft
-from dengine._core.recovery cimport Found, recover
+from dengine._core.recovery cimport Found, Scan, recover
 from dengine._core.session cimport Session
 from dengine._core.types cimport MEM_FIRST, RECORD_HEADER
 
@@ -72,6 +72,7 @@ cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, object 
 
 cdef int open_log(Turn turn, bytes directory, list names, object setup) except -1:
     """The log and all that is made from it: configuration, consensus, session."""
+    cdef Scan scan
     cdef Found found
     cdef Config config
     cdef const Record *r
@@ -85,7 +86,11 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us
     turn.log.marks.hard = &turn.meta.hard
-    found = recover(turn.log, names, turn.meta.state.known)
+    scan = recover(turn.log, names, turn.meta.state.known, len(setup.members) == 1)
+    found = scan.found
+    if found.corrupt and not MUTANT(113):
+        turn.meta.doubt()
+    scan.finish()
     if turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
@@ -94,10 +99,9 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
     turn.notes = found.notes
     if turn.meta.state.doubt:
-        turn.notes.append(
-            "power was lost, or a sync failed: this node may have forgotten what it acknowledged; "
-            + ("the revision jumps" if len(setup.members) == 1 else
-               "its vote does not count for a majority until it has caught up"))
+        turn.notes.append("this node may have forgotten what it acknowledged: " + (
+            "the revision jumps" if len(setup.members) == 1 else
+            "its vote does not count for a majority until it has caught up"))
     turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
     turn.preparer.open(turn.io, NULL, 0)
     turn.promise_ms = setup.promise_ms

@@ -32,7 +32,7 @@ cdef int hello(Turn turn, int slot, Hello *out) noexcept:
     out.node = turn.meta.state.node
     out.incarnation = turn.meta.state.incarnation
     out.to = turn.members.id[slot]
-    out.last = turn.log.last
+    out.last = max(turn.log.last, turn.meta.state.known)    # a log that was lost is no empty one
     return 0
 
 
@@ -48,7 +48,8 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
         turn.raft.link_up(turn.members.id[slot], now)
     elif not turn.raft.formed:
         form(turn, now)
-        if h.last and turn.log.last == 0 and turn.peers[slot].number == 1:
+        if h.last and turn.log.last == turn.meta.state.known == 0 and (
+                turn.peers[slot].number == 1):
             turn.notes.append(f"this directory is empty, node {turn.members.id[slot]} has a log: "
                               "this node waits until the leader takes it in; if it had data, put "
                               "its directory back")
@@ -80,7 +81,7 @@ cdef int form(Turn turn, uint64_t now) except -1:
         if turn.members.id[i] != turn.meta.state.node and (
                 not turn.peers[i].up or (turn.peers[i].last and not MUTANT(62))):
             return 0
-    if turn.log.last:
+    if turn.log.last or turn.meta.state.known:
         return 0
     for i in range(turn.members.count):
         if turn.members.id[i] != turn.meta.state.node:

@@ -33,17 +33,10 @@ FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match i
 
 
 cdef class Scan:
-    """One pass over the segments of a log."""
-    cdef Log log
-    cdef Found found
-    cdef char *window
-    cdef list stale                         # names to remove at the end
-    cdef list configs                       # indexes of the configurations
-    cdef set loose                          # open files that no segment owns
-    cdef uint64_t known
-
     def __cinit__(self):
+        self.found = Found()
         self.configs = []
+        self.loose = set()
         self.window = <char *>malloc(WINDOW)
         if self.window == NULL:
             raise MemoryError
@@ -51,7 +44,7 @@ cdef class Scan:
     def __dealloc__(self):
         free(self.window)
 
-    cdef int run(self, list names) except -1:
+    cdef int run(self, list names, uint64_t known) except -1:
         cdef list epochs = sorted(int(n.removesuffix('.seg'), 16) for n in names
                                   if re.fullmatch(r"[0-9a-f]{16}\.seg", n))
         if max(epochs, default=0) > EPOCH_MAX:
@@ -72,16 +65,24 @@ cdef class Scan:
             else:
                 self.segment(epoch, fd, i == len(opened) - 1)
         if self.found.mark.epoch and not reached:
-            raise CorruptionError(
-                f"{self.name(self.found.mark.epoch)} is missing, but a completed sync proves "
-                f"entries up to {self.found.mark.index} in it; nothing was changed; restore the "
-                "file or the directory from a backup")
-        if self.log.last < self.known and not MUTANT(111):
-            raise CorruptionError(
-                f"{fsdecode(self.log.directory)} ends at entry {self.log.last}, but entry "
-                f"{self.known} was on this disk when the hard state was saved: a segment is "
-                "missing or cut short; nothing was changed; restore the directory from a backup")
-        return self.finish()
+            self.corrupt(f"{self.name(self.found.mark.epoch)} is missing, but a completed sync "
+                         f"proves entries up to {self.found.mark.index} in it")
+        if self.log.last < known and not MUTANT(111):
+            self.corrupt(f"{fsdecode(self.log.directory)} ends at entry {self.log.last}, but entry "
+                         f"{known} was on this disk when the hard state was saved: a segment is "
+                         "missing or cut short")
+        return 0
+
+    cdef int corrupt(self, str what) except -1:
+        """Of several faults the first is told: the others follow from it."""
+        if self.alone:
+            raise CorruptionError(f"{what}; nothing was changed; restore the directory from a "
+                                  "backup")
+        if not self.found.corrupt:
+            self.found.notes.append(f"{what}; the log is good up to entry {self.log.last}, the "
+                                    "rest comes from the leader again")
+        self.found.corrupt = True
+        return 0
 
     cdef str name(self, uint64_t epoch):
         return f"{fsdecode(self.log.directory)}/{segment_name(epoch)}"
@@ -173,12 +174,10 @@ cdef class Scan:
         if fault or not self.reaches(&h):
             # A blank one of a lower epoch was prepared and passed over: the next anchor tells.
             if proven and (fault != 1 or epoch == self.found.mark.epoch):
-                raise CorruptionError(
-                    f"{self.name(epoch)}: its header "
-                    f"{'is damaged' if fault else 'does not continue the log'}"
-                    f", but a completed sync proves entries up to {self.found.mark.index}; nothing "
-                    "was changed; restore the directory from a backup")
-            if fault != 1:
+                self.corrupt(f"{self.name(epoch)}: its header "
+                             f"{'is damaged' if fault else 'does not continue the log'}, but a "
+                             f"completed sync proves entries up to {self.found.mark.index}")
+            elif fault != 1:
                 self.found.notes.append(f"{segment_name(epoch)} was never synced and is left out")
             return self.leave(epoch)
         s = segment_new(epoch, size, fd)
@@ -258,12 +257,10 @@ cdef class Scan:
                               "the dengine version that wrote it, or a later one")
         if (s.epoch == self.found.mark.epoch and s.end < self.found.mark.offset
                 and not MUTANT(81)):
-            raise CorruptionError(
-                f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
-                f"{FAULTS.get(fault, 'is missing')}, but a completed sync proves entries up to "
-                f"{self.found.mark.index}; nothing was changed; restore the directory from a "
-                "backup")
-        if fault != RECORD_END:
+            self.corrupt(f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
+                         f"{FAULTS.get(fault, 'is missing')}, but a completed sync proves entries "
+                         f"up to {self.found.mark.index}")
+        elif fault != RECORD_END:
             self.found.notes.append(f"{segment_name(s.epoch)}, offset {s.end}: a torn tail after "
                                     f"entry {self.log.last} is cut: it {FAULTS[fault]}")
         return 0
@@ -301,7 +298,11 @@ cdef class Scan:
             log.check(refresh(&log.marks, log.io), "synced")
         FAILPOINT(b"recovery.tidy")
         for name in self.stale:
-            log.io.unlink(log.io.ctx, log.directory + b"/" + name.encode())
+            path = log.directory + b"/" + name.encode()
+            if self.found.corrupt and not name.endswith(".new"):
+                log.io.rename(log.io.ctx, path, path + b".corrupt")     # whoever wants to look
+            else:
+                log.io.unlink(log.io.ctx, path)
         return log.check(-log.io.sync_dir(log.io.ctx, log.directory), "synced")
 
     cdef bint blank(self, int fd, uint64_t at, uint64_t size) except -1:
@@ -317,18 +318,16 @@ cdef class Scan:
         return True
 
 
-cdef Found recover(Log log, list names, uint64_t known):
+cdef Scan recover(Log log, list names, uint64_t known, bint alone):
     cdef Scan scan = Scan()
-    scan.known = known
     scan.log = log
-    scan.found = Found()
-    scan.loose = set()
+    scan.alone = alone
     try:
-        scan.run(names)
+        scan.run(names, known)
     finally:
         for fd in scan.loose:
             log.io.close(log.io.ctx, fd)
-    return scan.found
+    return scan
 
 
 cdef class Found:

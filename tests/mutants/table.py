@@ -257,4 +257,6 @@ MUTANTS = {
         "§3 meta", ("tests/test_corruption.py::test_a_lost_newest_segment_is_refused",)),
     112: Mutant("doubt ended by an election before its no-op is on disk",
         "§4 End of doubt", ("tests/core/test_doubt.py",)),
+    113: Mutant("corruption in a cluster without doubt",
+        "§3 Recovery"),
 }

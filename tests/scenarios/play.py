@@ -246,18 +246,19 @@ class Play:
 
     def do_flip(self, node: str, what: str, *numbers: str) -> None:
         """It dies, and one bit goes bad: of a copy (0, 1) of the hard state, or of an entry."""
-        i, bad = self.node(node), []
-        for number in map(int, numbers):
-            if what == "meta":
-                bad.append(("/node/meta", 4096 * number + 40))
-            elif what == "entry":
-                epoch, offset = self.stage.place(i, number)
-                bad.append((f"/node/log/{epoch:016x}.seg", offset + HEADER.size))
-        if not bad:
+        i, stage = self.node(node), self.stage
+        which = list(map(int, numbers))
+        if what == "meta" and which:
+            stage.kill(i)
+            for number in which:
+                stage.nodes[i].disk.flip("/node/meta", 8 * (4096 * number + 40))
+        elif what == "entry" and which:
+            places = [stage.place(i, number) for number in which]
+            stage.kill(i)
+            for number, (epoch, offset) in zip(which, places, strict=True):
+                stage.damage(i, number, epoch, 8 * (offset + HEADER.size))
+        else:
             raise Failure("flip takes `meta` or `entry`, and numbers")
-        self.stage.kill(i)
-        for path, offset in bad:
-            self.stage.nodes[i].disk.flip(path, 8 * offset)
 
     # --------------------------------------------------------------------------------- network
     def do_cut(self, *words: str) -> None:

@@ -12,7 +12,7 @@ from dengine._core.flush cimport Marks, Worker, lied, load_acquire, refresh
 from dengine._core.kernel cimport kernel
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
-from dengine._core.recovery cimport Found, recover
+from dengine._core.recovery cimport Found, Scan, recover
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport JOB_META, JOB_SYNC, JOB_WRITE, PAGE, Io, Job
 from tests.sim.disk cimport Disk
@@ -50,7 +50,9 @@ cdef class LogBench:
         self.flusher.open(self.io, &self.log.marks, IDLE_US)
         self.preparer.open(self.io, NULL, 0)
         names = sorted(os.listdir(directory)) if disk is None else disk.names(directory)
-        self.found = recover(self.log, names, 0)
+        cdef Scan scan = recover(self.log, names, 0, True)
+        scan.finish()
+        self.found = scan.found
 
     # ------------------------------------------------------------------------------- changes
     def append(self, uint64_t term, uint8_t kind, bytes payload not None) -> int:

@@ -62,6 +62,7 @@ cdef class Checks:
     cdef int booted(self, int node, Turn turn) except -1
     cdef int dies(self, int node, Turn turn, bint power) except -1  # its files are still open
     cdef int loses_cache(self, int node) except -1                  # it is dead
+    cdef int damaged(self, int node, uint64_t index) except -1      # likewise: from this entry on
     cdef int forget(self, int node) except -1
     cdef int after(self, int node, Turn turn) except -1             # each step
     cdef int meta_synced(self, int node) except -1          # a slot may have reached the platter
@@ -73,6 +74,7 @@ cdef class Checks:
     cdef int complete(self, int node) except -1
     cdef int gives_up(self, int node, size_t n) except -1
     cdef int see_commit(self, int node, Turn turn) except -1
+    cdef int loses(self, int node, uint64_t after) except -1
     cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept
     cdef uint64_t forgets(self, int node) noexcept
     cdef bint lies(self, int node, Turn turn, uint64_t index, bint platter) noexcept

@@ -128,11 +128,22 @@ cdef class Checks:
         return 0
 
     cdef int loses_cache(self, int node) except -1:
+        if self.mem_first:
+            self.loses(node, self.synced[node])
+        self.cached[node] = self.synced[node]
+        return 0
+
+    cdef int damaged(self, int node, uint64_t index) except -1:
+        self.loses(node, index - 1)
+        self.synced[node] = min(self.synced[node], index - 1)
+        self.cached[node] = self.synced[node]
+        return 0
+
+    cdef int loses(self, int node, uint64_t after) except -1:
         cdef uint64_t i
-        for i in range(self.synced[node], self.cached[node] if self.mem_first else 0):
+        for i in range(after, self.cached[node]):
             push(&self.lost[node], i + 1)
             push(&self.lost[node], self.logs[node].at[i])
-        self.cached[node] = self.synced[node]
         return 0
 
     cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept:

@@ -7,6 +7,7 @@ from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, 
                                   IS_REVISION, PUT, PUT_IF, Record, encode_delete, encode_delete_if,
                                   encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
+from dengine._core.segments cimport Segment, offset_of
 from dengine._core.types cimport (CONFLICT, EVENTUAL, NOT_PROPOSED, OK,
                                   RECORD_HEADER)
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
@@ -17,6 +18,7 @@ from tests.sim.nodes cimport SimNode
 
 from dengine._core import boot
 from tests.sim.checks import Violation
+from tests.sim.nodes import PATH
 
 
 STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped", "")
@@ -294,6 +296,29 @@ cdef class Cluster(Network):
     def crc(self, int i, uint64_t index):
         """The crc of an entry of node i."""
         return (<SimNode>self.nodes[i]).turn.log.crc_at(index)
+
+    def place(self, int i, uint64_t index):
+        """(epoch of the segment, offset) of an entry of node i."""
+        cdef const Segment *s = (<SimNode>self.nodes[i]).turn.log.holder(index)
+        return s.epoch, offset_of(s, index)
+
+    def well(self):
+        """Do all live and remember?"""
+        cdef SimNode node
+        for node in self.nodes:
+            if not node.alive or node.turn.raft.doubt:
+                return False
+        return True
+
+    def synced(self, int i):
+        """The last entry of node i that is on its disk."""
+        return (<SimNode>self.nodes[i]).turn.log.synced
+
+    def damage(self, int i, uint64_t index, uint64_t epoch, uint64_t bit):
+        """A bit goes bad on the disk of a dead node, in the record of entry `index`."""
+        self.count("bit flip in a record")
+        (<SimNode>self.nodes[i]).disk.flip(f"{PATH}/log/{epoch:016x}.seg", bit)
+        self.checks.damaged(i, index)
 
     def failed(self, int i):
         """The error that stopped node i, or None."""

@@ -10,6 +10,7 @@ EXPECTED = (
     "kill", "clean stop", "power cut", "power cut in a sync", "power cut after a kill", "pause",
     "suspend", "stall", "cut", "cut one way", "one isolated", "partition", "ring", "disconnect",
     "sync error", "write error", "torn write", "full disk", "bit flip in one copy of meta",
+    "bit flip in a record",
     "stopped by its disk", "start: an empty directory", "start: nothing to repair",
     "start: a torn tail cut", "start: in doubt",
     "log cut", "election by all, marked", "committed entries that no disk had",

@@ -38,7 +38,7 @@ cdef class Nodes(Events):
     cdef public uint64_t sync_us            # mean of a sync
     cdef public uint64_t tick_us
     cdef public object on_stop              # called with a node that its disk stopped; or None
-    cdef set broken                         # nodes whose disks may fail
+    cdef readonly set broken                # nodes whose disks may fail
     cdef set lying                          # those whose syncs may fail
     cdef uint64_t roles[4][4]               # changes from one to another
 

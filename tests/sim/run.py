@@ -19,6 +19,7 @@ from tests.sim.plan import MS, Fault, Plan, plan
 
 SECOND = 1_000_000
 PAGE, SLOT = 4096, 96       # bytes: of meta's two blocks, and used in each
+HEADER = 32                 # bytes before the payload of a record
 SERVICE_US = 10 * SECOND    # within which a cluster with a connected majority serves
 PEACE_US = 15 * SECOND      # within which a healed one serves and agrees
 
@@ -183,6 +184,17 @@ class Run:
                 self.cluster.count("bit flip in one copy of meta")
                 bit = fault.other // 2 % (8 * SLOT)
                 disk.flip("/node/meta", 8 * PAGE * (fault.other & 1) + bit)
+
+    def _flip_log(self, node: int, fault: Fault) -> None:
+        """A proven record goes bad while the node is dead: the others have it."""
+        c = self.cluster
+        last = c.synced(node) if c.well() and node not in c.broken else 0
+        if last:
+            index = 1 + fault.other % last
+            epoch, offset = c.place(node, index)
+            c.stop(node)                        # its mark proves all that is synced
+            self._boot_in(node, fault.for_ms)
+            c.damage(node, index, epoch, 8 * offset + fault.other % (8 * HEADER))
 
     # ------------------------------------------------------------------------------ what is owed
     def _heal(self) -> None:

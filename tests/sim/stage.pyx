@@ -8,7 +8,6 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core.codec cimport Record, padded
-from dengine._core.segments cimport Segment, offset_of
 from dengine._core.wire cimport Frame, frame_check
 from tests.sim.cluster cimport Cluster
 from tests.sim.network cimport MemLink
@@ -84,8 +83,3 @@ cdef class Stage(Cluster):
         """One entry of node i, as it lies in its file."""
         cdef const Record *r = <const Record *>(<SimNode>self.nodes[i]).turn.log.record(index)
         return PyBytes_FromStringAndSize(<const char *>r, padded(r.length))
-
-    def place(self, int i, uint64_t index):
-        """(epoch of the segment, offset) of an entry of node i."""
-        cdef const Segment *s = (<SimNode>self.nodes[i]).turn.log.holder(index)
-        return s.epoch, offset_of(s, index)
