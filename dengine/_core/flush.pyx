@@ -400,7 +400,10 @@ cdef class Worker:
         return 0
 
     cdef int stop(self) except -1:
-        if not self.started:
+        if not self.started:                        # what its thread would do
+            self.run_inline()
+            if self.ring.idle_us:
+                brush_up(self.ring)
             return 0
         with nogil:
             pthread_mutex_lock(&self.ring.lock)
