@@ -400,9 +400,9 @@ cdef class Worker:
         return 0
 
     cdef int stop(self) except -1:
-        if not self.started:                        # what its thread would do
-            self.run_inline()
-            if self.ring.idle_us:
+        if not self.started:
+            if self.ring.idle_us:                   # what its thread would do
+                self.run_inline()
                 brush_up(self.ring)
             return 0
         with nogil:

@@ -13,7 +13,7 @@ from libc.string cimport memset
 from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
                                   record_check)
 from dengine._core.fault cimport FAILPOINT, MUTANT
-from dengine._core.flush cimport mark_decode, refresh
+from dengine._core.flush cimport lied, mark_decode, refresh
 from dengine._core.segments cimport (UNIT, Segment, SegmentHeader, header_decode, offset_of,
                                      segment_free, segment_new, segment_note)
 from dengine._core.types cimport MAX_RECORD, PAGE, SEGMENT_DATA
@@ -93,8 +93,10 @@ cdef class Scan:
         cdef int fd = self.log.io.open(self.log.io.ctx, path, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
         self.log.check(-fd if fd < 0 else 0, "opened")
         self.loose.add(fd)
-        if not MUTANT(42):
-            self.log.check(-self.log.io.fdatasync(self.log.io.ctx, fd), "synced")
+        cdef int error = 0 if MUTANT(42) else -self.log.io.fdatasync(self.log.io.ctx, fd)
+        if error:
+            lied(&self.log.marks, self.log.io)
+        self.log.check(error, "synced")
         if epoch >= self.log.next_epoch and not MUTANT(82):
             self.log.next_epoch = epoch + 1
         return fd

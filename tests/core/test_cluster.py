@@ -4,11 +4,12 @@ A seed that fails is told by `python -m tests.sim --seed N --trace`.
 """
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from dengine.errors import ConfigError
+from dengine.errors import ConfigError, StorageError
 from tests.sim import history
 from tests.sim.checks import Violation
 from tests.sim.cluster import Cluster
@@ -296,6 +297,19 @@ def test_at_rest_both_copies_of_the_hard_state_are_equal(make):
         meta = node.disk.read("/node/meta")
         assert len(meta) == 2 * PAGE
         assert meta[:PAGE] == meta[PAGE:]
+
+
+def test_a_failed_sync_of_a_start_is_doubt_at_the_next(make):
+    """What the run before left unsynced may be gone, and the kernel tells it only once."""
+    c = make()
+    node = followers(c)[0]
+    c.run_for(100_000)                          # no save is under way
+    c.kill(node)
+    c.nodes[node].disk.fail("sync", 2, errno.EIO)       # after the hard state: of the first segment
+    with pytest.raises(StorageError, match="the log could not be synced"):
+        c.boot(node)
+    c.boot(node)
+    assert c.states()[node]["recovering"]
 
 
 def test_the_promise_is_the_cluster_s(make):
