@@ -1,9 +1,8 @@
 """The data directory of a node: who may open it, what lies in it, and which identity it has.
 
-    DIR/lock        held (flock) while a process has the directory open
-    DIR/meta        identity and hard state, see _core/meta.pxd
-    DIR/log/        segments, see _core/segments.pxd
-    DIR/snapshot/   snapshots, see _core/snapshot.pxd
+    DIR/lock    held (flock) while a process has the directory open
+    DIR/meta    identity and hard state, see _core/meta.pxd
+    DIR/log/    segments, see _core/segments.pxd
 
 It decides what is opened in which order; it knows no bytes of the files but the lock's.
 """
@@ -126,8 +125,7 @@ class Directory:
         self.path = os.path.abspath(os.fspath(path))
         self._lock = -1
         try:
-            for name in ("log", "snapshot"):
-                make_durably(os.path.join(self.path, name))
+            make_durably(os.path.join(self.path, "log"))
             sync_directory(os.path.dirname(self.path))  # an earlier start may have died between
             sync_directory(self.path)
             self._acquire()

@@ -10,6 +10,7 @@ import pytest
 
 import dengine
 from dengine.errors import FormatError, StorageError
+from dengine.examine import examine
 from dengine.judge import Examination, Severity
 from tests.sim.disk import Disk
 from tests.torture.corrupt import PUTS, Bench, Damage, Table, torture, victims
@@ -79,6 +80,7 @@ def test_a_name_with_the_last_epoch(tmp_path: Path) -> None:
     (tmp_path / "log" / "ffffffffffffffff.seg").touch()
     with pytest.raises(FormatError, match=r"ffffffffffffffff\.seg is none of"):
         dengine.open(tmp_path)
+    assert examine(str(tmp_path)).verdict == Severity.CORRUPT
     (tmp_path / "log" / "ffffffffffffffff.seg").unlink()
     with small_store(tmp_path, "DiskFirst") as store:
         assert len(store) == 1

@@ -93,6 +93,8 @@ def test_a_damaged_node_gets_its_log_again(cluster: Cluster, damage: Damage, sha
     eventually("it recovers", lambda: is_well(cluster, victim), SETTLE_S)
     assert holds_all(cluster, victim, KEYS + 5)
     assert "comes from the leader again" in cluster.nodes[victim].log.read_text()
+    kept = list((cluster.nodes[victim].data / "log").glob("*.seg.corrupt"))
+    assert bool(kept) == (damage in (cut_short, header_gone)), "what no record is read from"
     cluster.kill(leader)                        # it counts again: two of three go on
     write(cluster, cluster.wait_leader(other_than=[leader]), 0, 3)
     cluster.start(leader)

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import dengine
+from dengine import storage
 from dengine._core.crc import checksum
 from dengine._core.examine import SLOT_BYTES
 from dengine.cli import root
@@ -28,6 +29,7 @@ from tests.processes import WAIT_S, child, finish
 from tests.sim.bench_log import LogBench
 
 PAGE = 4096
+JUMP = 1_000_000_000
 KEYS = 20
 Damage = Callable[[Path], object]
 
@@ -154,6 +156,27 @@ def torn(directory: Path) -> None:
 
 def meta_slot(directory: Path) -> None:
     change(directory / "meta", 20, b"\xff")
+
+
+def test_a_jump_of_the_revision_is_no_damage(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone, MemFirst: killed, and another kernel at the next start."""
+    with dengine.open(tmp_path / "running", strategy="MemFirst") as store:
+        store["k"] = "v"
+        directory = Path(shutil.copytree(tmp_path / "running", tmp_path / "killed"))
+    with dengine.open(directory, strategy="MemFirst") as store:
+        assert store.put("k", "same kernel") == 2
+        again = Path(shutil.copytree(directory, tmp_path / "again"))
+    monkeypatch.setattr(storage, "kernel_boot_id", lambda: b"another kernel..")
+    with dengine.open(again, strategy="MemFirst") as store:
+        assert store["k"] == b"same kernel"
+        assert store.put("k", "after it") == JUMP + 3
+    with dengine.open(again, strategy="MemFirst") as store:
+        assert store.revision == JUMP + 3, "once"
+    result = looked(again)
+    assert result.exit_code == 0, result.stdout
+    assert "no file of dengine" not in result.stdout
+    assert f"revision jumps by {JUMP}" in run("log", "dump", again).stdout
 
 
 def old_slot(directory: Path) -> None:

@@ -3,8 +3,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strerror
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, RECORD_END, RECORD_OK, REGISTER,
-                                  Command, Members, Record, command_decode, members_decode, padded,
-                                  record_check)
+                                  Command, Members, Record, command_decode, jump_decode,
+                                  members_decode, padded, record_check)
 from dengine._core.crc cimport crc32c
 from dengine._core.flush cimport MarkPage, mark_decode
 from dengine._core.kernel cimport kernel
@@ -184,11 +184,12 @@ cdef int payload_fault(const char *record) noexcept nogil:
     cdef size_t n = r.length - RECORD_HEADER
     cdef Command c
     cdef Members m
+    cdef uint64_t jump
     if r.kind == ENTRY_COMMAND:
         return command_decode(record + RECORD_HEADER, n, &c)
     if r.kind == ENTRY_CONFIG:
         return members_decode(record + RECORD_HEADER, n, &m)
-    return 0 if n == 0 else -1
+    return jump_decode(record + RECORD_HEADER, n, &jump) if n else 0
 
 
 cdef dict decoded(const char *record, uint64_t offset):
@@ -196,6 +197,7 @@ cdef dict decoded(const char *record, uint64_t offset):
     cdef const Record *r = <const Record *>record
     cdef Command c
     cdef Members m
+    cdef uint64_t jump
     out = {"index": r.index, "term": r.term, "kind": KINDS[r.kind], "flags": r.flags,
            "length": r.length, "offset": offset}
     if payload_fault(record):
@@ -215,6 +217,9 @@ cdef dict decoded(const char *record, uint64_t offset):
         out["members"] = [
             {"id": m.id[i], "incarnation": m.incarnation[i], "flags": m.flags[i],
              "address": m.address[i][:m.address_size[i]]} for i in range(m.count)]
+    elif r.length > RECORD_HEADER:
+        jump_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &jump)
+        out["jump"] = jump
     return out
 
 

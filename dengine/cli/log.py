@@ -117,6 +117,8 @@ def payload(said: dict[str, Any]) -> str:
             f"({' and '.join(name for bit, name in FLAGS if m['flags'] & bit)})"
             for m in said["members"])
         return f"promise {said['promise_ms']} ms, members {members}"
+    if "jump" in said:
+        return f"the revision jumps by {said['jump']}"
     if "op" not in said:
         return ""
     of = f"{said['op']} session {said['session']} sequence {said['sequence']} floor {said['floor']}"

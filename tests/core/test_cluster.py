@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dengine._core import boot
+from dengine._core.examine import SEGMENT_DATA
 from dengine.errors import ConfigError, StorageError
 from tests.sim import history
 from tests.sim.checks import Violation
@@ -310,6 +312,46 @@ def test_a_failed_sync_of_a_start_is_doubt_at_the_next(make):
         c.boot(node)
     c.boot(node)
     assert c.states()[node]["recovering"]
+
+
+def test_a_recovering_node_is_no_replica(make):
+    """It follows and hears its leader; but whoever asks may be told less than was acknowledged."""
+    c = make()
+    node, other = followers(c)
+    c.run_for(200 * MS)                         # no save is under way
+    c.fail(node, "sync")
+    c.put(other, b"k", b"v")
+    assert c.run_until(lambda: not c.nodes[node].alive, SECOND)
+    c.boot(node)
+    c.stall(node, SECOND)                       # it hears of new entries, and cannot keep them
+    c.put(other, b"k", b"w")
+    c.run_for(500 * MS)
+    state = c.states()[node]
+    assert state["recovering"]
+    assert state["leader"] == c.leader() + 1
+    assert not boot.is_replica(c.nodes[node].turn)
+    c.run_for(3 * SECOND)
+    assert not c.states()[node]["recovering"]
+    assert boot.is_replica(c.nodes[node].turn)
+
+
+@pytest.mark.parametrize("wiped", [0, 1, 2])
+def test_nodes_that_lost_their_logs_form_no_second_cluster(make, wiped):
+    """Hard state knows that there was one; nodes without any cannot persuade it."""
+    c = make()
+    c.run_for(200 * MS)
+    for node in range(3):
+        c.stop(node)
+        c.damage(node, 1, 1, 8 * SEGMENT_DATA)  # for the checks: nothing of it counts
+        for name in c.nodes[node].disk.names("/node/log"):
+            c.nodes[node].disk.remove(f"/node/log/{name}")
+    for node in range(wiped):
+        c.wipe(node)
+    c.start()
+    c.run_for(5 * SECOND)
+    assert c.leader() == -1
+    assert [s["last"] for s in c.states()] == [0, 0, 0]
+    assert [s["formed"] for s in c.states()] == [False] * 3
 
 
 def test_the_promise_is_the_cluster_s(make):
