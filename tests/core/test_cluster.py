@@ -410,6 +410,18 @@ def test_a_single_node_reads_before_it_leads(make):
     assert done(c, *reads, within_us=SECOND) == [1, 1, 1]
 
 
+@STRATEGIES
+def test_an_entry_of_an_earlier_process_answers_nobody(make, strategy):
+    """The log may hold entries with the session and the numbers that a new process uses."""
+    c = make(nodes=1, strategy=strategy)
+    assert done(c, c.put(0, b"k", b"old")) == [0]
+    c.kill(0)
+    c.boot(0)
+    new = c.put(0, b"k", b"new")  # waits while the old one is applied again
+    assert done(c, new) == [0]
+    assert new.revision == 2
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["connected", "connected again"])
 def test_a_read_index_goes_to_the_connection_that_asked(make, again):
     """A process that was started since counts its tickets from one again."""

@@ -119,7 +119,7 @@ MUTANTS = {
     50: Mutant("the session of an earlier process taken for this one's",
         "§5 Sessions"),
     51: Mutant("a write answered by an entry of an earlier process",
-        "§5 Sessions"),
+        "§5 Sessions", ("tests/core/test_cluster.py",)),
     52: Mutant("a compare-and-swap that does not compare",
         "§6"),
     53: Mutant("votes of an earlier term counted",
