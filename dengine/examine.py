@@ -5,19 +5,21 @@ the files hold is judged by `judge`.
 """
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable
 
 from dengine._core.examine import Reader
-from dengine.judge import SEGMENT_NAME, Examination, Severity
+from dengine.findings import SEGMENT_NAME, SNAPSHOT_NAME, Severity
+from dengine.judge import Examination
 
 
 def examine(path: str, progress: Callable[[int], None] = lambda _: None) -> Examination:
     """Examines a directory of this machine; a running node is not disturbed. Raises nothing."""
     found = Examination(Reader(), os.fsencode(os.path.abspath(path)), progress)
     try:
-        names = look_around(found)
+        names, snapshots = look_around(found)
         has_meta = os.path.lexists(os.path.join(found.path, b"meta"))
     except OSError as error:
         found.say(Severity.UNREADABLE, ".", f"{os.fsdecode(error.filename)} could not be read: "
@@ -25,27 +27,28 @@ def examine(path: str, progress: Callable[[int], None] = lambda _: None) -> Exam
         return found
     if found.verdict == Severity.UNREADABLE:
         return found
-    return found.judge(names, has_meta)
+    return found.judge(names, has_meta, snapshots)
 
 
-def look_around(found: Examination) -> list[str]:
-    """Kinds and modes of all files; the names in the log's directory."""
-    log = os.path.join(found.path, b"log")
+def look_around(found: Examination) -> tuple[list[str], list[str]]:
+    """Kinds and modes of all files; the names in log/ and in snapshot/."""
     names = [os.fsdecode(n) for n in sorted(os.listdir(found.path))]
-    inside: list[str] = []
+    inside: dict[str, list[str]] = {"log": [], "snapshot": []}
     for name in names:
-        if name in ("lock", "meta", "log"):
-            if kind_is_right(found, name, stat.S_ISDIR if name == "log" else stat.S_ISREG) and (
-                    name == "log"):
-                inside = [os.fsdecode(n) for n in sorted(os.listdir(log))]
+        if name in ("lock", "meta", "log", "snapshot"):
+            if kind_is_right(found, name, stat.S_ISDIR if name in inside else stat.S_ISREG) and (
+                    name in inside):
+                inside[name] = [os.fsdecode(n) for n in sorted(os.listdir(
+                    os.path.join(found.path, os.fsencode(name))))]
         elif name == "meta.new":
             found.say(Severity.FINE, name, "a `meta` that was not made to its end; left alone")
         else:
             found.say(Severity.FINE, name, "no file of dengine; it is left alone")
-    for name in inside:
-        if SEGMENT_NAME.fullmatch(name):
-            kind_is_right(found, f"log/{name}", stat.S_ISREG)
-    return inside
+    for where, names in inside.items():
+        for name in names:
+            if SEGMENT_NAME.fullmatch(name) or SNAPSHOT_NAME.fullmatch(name):
+                kind_is_right(found, f"{where}/{name}", stat.S_ISREG)
+    return inside["log"], inside["snapshot"]
 
 
 def kind_is_right(found: Examination, name: str, right: Callable[[int], bool]) -> bool:
@@ -86,9 +89,9 @@ def holder(path: str) -> int:
 
 
 def bytes_in(path: str) -> int:
-    """Of the log's files, for a progress bar; 0 where that cannot be said."""
-    try:
-        with os.scandir(os.path.join(path, "log")) as entries:
-            return sum(e.stat(follow_symlinks=False).st_size for e in entries)
-    except OSError:
-        return 0
+    """Of log and snapshots, for a progress bar; 0 where that cannot be said."""
+    total = 0
+    for name in ("log", "snapshot"):
+        with contextlib.suppress(OSError), os.scandir(os.path.join(path, name)) as entries:
+            total += sum(e.stat(follow_symlinks=False).st_size for e in entries)
+    return total

@@ -7,11 +7,7 @@ with the other. Which bytes mean what is `_core/examine`'s.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
 from dengine._core.examine import (
@@ -19,114 +15,65 @@ from dengine._core.examine import (
     MARK_BYTES,
     PAGE,
     SEGMENT_DATA,
-    SLOT_BYTES,
     Reader,
     first_crc,
     header,
     mark,
     slot,
 )
+from dengine.findings import (
+    BLANK,
+    DAMAGED,
+    END,
+    KIND,
+    NEWER,
+    OK,
+    RESTORE,
+    SEGMENT_NAME,
+    UPGRADE,
+    VERDICTS,
+    ZEROS,
+    Findings,
+    Segment,
+    Severity,
+)
 
-OK, BLANK, DAMAGED, NEWER = range(4)  # of a header
-END, KIND = 1, 6  # faults of a record: nothing more; a kind of a newer format
 FAULTS = {2: "is cut short", 3: "has an impossible length", 4: "does not match its checksum",
           5: "does not continue the log", KIND: "is of a kind that this version does not know"}
 BUDGET = 16 << 20  # bytes between two steps of a progress bar
 MAX_INDEX = (1 << 64) - 1
-ZEROS = bytes(PAGE)
 EPOCH_MAX = 1 << 48  # of a segment, as recovery has it
-SEGMENT_NAME = re.compile(r"[0-9a-f]{16}\.seg")
-RESTORE = "keep the directory as it is, and restore it from a backup"
-UPGRADE = "use the dengine version that wrote it, or a later one"
 
 
-class Severity(IntEnum):
-    """How much a finding weighs; the worst is the exit status of `dengine check`."""
-
-    FINE = 0
-    REPAIRABLE = 1  # a start opens the directory, and cuts or repairs what is named
-    CORRUPT = 2  # a start refuses
-    UNREADABLE = 3  # nothing can be said: not readable, or of a newer format; a start refuses
-
-
-VERDICTS = {Severity.FINE: "whole", Severity.REPAIRABLE: "a start repairs it",
-            Severity.CORRUPT: "corrupt: a start refuses it",
-            Severity.UNREADABLE: "cannot be judged: a start refuses it"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line: what it means, and what to do ("": nothing). Offset in bytes; None: of no place."""
-
-    severity: Severity
-    file: str
-    offset: int | None
-    index: int | None
-    means: str
-    do: str = ""
-
-
-@dataclass
-class Segment:
-    """One file of the log, as it lies."""
-
-    epoch: int
-    name: str = ""  # log/<epoch>.seg
-    size: int = 0  # bytes
-    fault: int = OK  # of the header
-    header: dict[str, int] = field(default_factory=dict)
-    marks: list[dict[str, int] | None] = field(default_factory=list)
-    bad_marks: list[int] = field(default_factory=list)  # offsets: neither valid nor blank
-    # live, dead, left out, prepared, blank, foreign, newer, damaged, out of place
-    state: str = "not judged"
-    last: int = 0  # newest entry that can be read
-    kept: int = 0  # newest entry that lives
-    end: int = SEGMENT_DATA  # offset after entry `last`
-    why: int = END  # fault of what stands there
-    behind: int = -1  # offset of the first byte behind the end that is not zero; -1: none
-
-    @property
-    def first(self) -> int:
-        return self.header["anchor_index"] + 1
-
-
-class Examination:
+class Examination(Findings):
     """Findings about one directory, and what the log holds. `progress` is told bytes as read."""
 
     def __init__(self, reader: Reader, path: bytes,
                  progress: Callable[[int], None] = lambda _: None) -> None:
-        self.reader = reader
-        self.path = path
-        self.progress = progress
-        self.findings: list[Finding] = []
-        self.slots: list[tuple[int, dict[str, int]]] = []
-        self.meta: dict[str, int] | None = None  # the slot that counts
+        super().__init__(reader, path, progress)
         self.segments: list[Segment] = []
         self.mark: dict[str, int] = dict.fromkeys(
             ("sequence", "epoch", "offset", "index", "term", "crc"), 0)
         self.cluster = self.incarnation = 0  # whose log it is
         self.last = self.term = self.crc = 0  # the end of the chain
         self.broken = False  # the chain was lost: the next anchor is taken as it is
+        self.sure = True  # no anchor was taken like that
+        self.proved = False  # all that the newest mark proves is in the chain
+        self.suspects: list[tuple[str, str, int | None, int | None]] = []  # what a mark proves
         self.places: dict[int, tuple[int, int, int]] = {}  # entry: its term, crc, end
         self.wanted: list[int] = []  # entries whose place something names
-
-    @property
-    def verdict(self) -> Severity:
-        return max((f.severity for f in self.findings), default=Severity.FINE)
 
     @property
     def live(self) -> list[Segment]:
         return [s for s in self.segments if s.state == "live"]
 
-    def say(self, severity: Severity, file: str, means: str, do: str = "", *,
-            offset: int | None = None, index: int | None = None) -> None:
-        self.findings.append(Finding(severity, file, offset, index, means, do))
-
     # ---------------------------------------------------------------------------------- judging
-    def judge(self, names: list[str], has_meta: bool) -> Examination:
-        """`names` of the log's directory. What cannot be read ends it, as one finding."""
+    def judge(self, names: list[str], has_meta: bool,
+              snapshots: list[str] | None = None) -> Examination:
+        """Names in log/ and in snapshot/. What cannot be read ends it, as one finding."""
         try:
             self.read_meta(has_meta, names)
+            self.read_snapshots(snapshots or [])
             for epoch in sorted(int(n[:16], 16) for n in names
                                 if SEGMENT_NAME.fullmatch(n)):
                 if epoch > EPOCH_MAX:
@@ -147,85 +94,6 @@ class Examination:
         for name in names:
             self.left_over(name)
         return self
-
-    def left_over(self, name: str) -> None:
-        if name.endswith(".seg.new"):
-            self.say(Severity.FINE, f"log/{name}", "a segment that was not prepared to its end; "
-                     "the next start removes it")
-        elif name.endswith(".seg.corrupt"):
-            self.say(Severity.FINE, f"log/{name}", "kept from a damaged log; nothing reads it")
-        elif not SEGMENT_NAME.fullmatch(name):
-            self.say(Severity.FINE, f"log/{name}", "no file of dengine; it is left alone")
-
-    def pages(self, file: str, count: int) -> tuple[int, list[bytes]]:
-        """The size of a file, and its first pages."""
-        with self.opened(file) as fd:
-            size = self.reader.bytes_of(fd)
-            if file == "meta":
-                self.reader.drop(fd, size)  # as a start does: what counts is on the disk
-            data = self.reader.read(fd, count * PAGE, 0)
-            return size, [data[i:i + PAGE] for i in range(0, len(data), PAGE)]
-
-    @contextmanager
-    def opened(self, file: str) -> Iterator[int]:
-        path = os.path.join(self.path, os.fsencode(file))
-        fd = self.reader.open(path)
-        try:
-            yield fd
-        except OSError as error:
-            error.filename = os.fsdecode(path)
-            raise
-        finally:
-            self.reader.close(fd)
-
-    def stray(self, file: str, page: bytes, number: int, used: int) -> None:
-        """The rest of a page is in no checksum: nothing relies on it."""
-        if page[used:] != ZEROS[used:]:
-            self.say(Severity.FINE, file, "bytes that nothing uses are not zero",
-                     offset=number * PAGE + used)
-
-    # ------------------------------------------------------------------------------------- meta
-    def read_meta(self, has_meta: bool, names: list[str]) -> None:
-        if not has_meta:
-            if names:
-                self.say(Severity.CORRUPT, "meta", "is missing beside a log: this node's vote is "
-                         "lost", "put the file back")
-            else:
-                self.say(Severity.REPAIRABLE, "meta", "is missing, and there is no log: a start "
-                         "begins a new node here", "check the path, if there was one")
-            return
-        size, pages = self.pages("meta", 2)
-        self.slots = [slot(page) for page in pages]
-        good = [said for fault, said in self.slots if fault == 0]
-        best = max(good, key=lambda said: said["sequence"], default=None)
-        if any(fault == 2 and (best is None or said["sequence"] > best["sequence"])
-               for fault, said in self.slots):
-            self.say(Severity.UNREADABLE, "meta", "is of a newer format", UPGRADE)
-            return
-        if best is None:
-            self.say(Severity.CORRUPT, "meta", "both copies of the hard state are damaged: this "
-                     "node's vote is lost", RESTORE)
-            return
-        self.meta = best
-        self.describe_meta(best, size, pages)
-
-    def describe_meta(self, best: dict[str, int], size: int, pages: list[bytes]) -> None:
-        for number, (fault, said) in enumerate(self.slots):
-            at = number * PAGE
-            if fault:
-                self.say(Severity.REPAIRABLE, "meta", f"slot {number} is damaged; a start writes "
-                         "it again from the other one", offset=at)
-            elif said["sequence"] < best["sequence"]:
-                self.say(Severity.REPAIRABLE, "meta", f"slot {number} is one save behind: the node "
-                         "ended between the two; a start writes it again", offset=at)
-            else:
-                self.say(Severity.FINE, "meta", f"slot {number}: save {said['sequence']}, node "
-                         f"{said['node']} of cluster {said['cluster']:016x}, term {said['term']}, "
-                         f"vote for {said['vote']}{', in doubt' if said['doubt'] else ''}",
-                         offset=at)
-                self.stray("meta", pages[number], number, SLOT_BYTES)
-        if size != 2 * PAGE:
-            self.say(Severity.FINE, "meta", f"has {size} bytes instead of {2 * PAGE}")
 
     # ----------------------------------------------------------------------- headers and marks
     def read_head(self, epoch: int) -> None:
@@ -261,7 +129,7 @@ class Examination:
         self.cluster, self.incarnation = said["cluster"], said["incarnation"]
         self.crc = first_crc(self.cluster)
         self.places[0] = 0, self.crc, SEGMENT_DATA
-        self.wanted = sorted({self.mark["index"],
+        self.wanted = sorted({self.mark["index"], self.base[0],
                               *(s.header["anchor_index"] for s in self.segments if self.ours(s))})
         return True
 
@@ -287,9 +155,16 @@ class Examination:
                 if not self.segment(s, fd):
                     return
         if self.mark["epoch"] and not any(s.epoch == self.mark["epoch"] for s in self.segments):
-            self.say(Severity.CORRUPT, f"log/{self.mark['epoch']:016x}.seg", "is missing, but a "
-                     f"completed sync proves entries up to {self.mark['index']} in it",
-                     "put the file back, or restore the directory from a backup")
+            self.suspects.append((
+                f"log/{self.mark['epoch']:016x}.seg", "is missing, but a completed sync proves "
+                f"entries up to {self.mark['index']} in it", None, None))
+        if self.base[0] and not self.holds_base():
+            for s in self.live:
+                s.state = "dead"
+            if self.last:
+                self.say(Severity.REPAIRABLE, "log", f"ends at entry {self.last} and does not lead "
+                         f"to the snapshot of entry {self.base[0]}: a start goes on behind that")
+            self.start_anew(*self.base)
 
     def segment(self, s: Segment, fd: int) -> bool:
         """False: nothing after it can be judged."""
@@ -315,10 +190,15 @@ class Examination:
             if s is self.segments[-1] and s.behind < 0 and s.size >= SEGMENT_DATA and not proven:
                 s.state = "prepared"
                 return True
+        if fault == OK and not self.reaches(s) and self.starts_anew(s):
+            for old in self.live:
+                old.state = "dead"
+            self.start_anew(*(s.header[f"anchor_{k}"] for k in ("index", "term", "crc")))
         if fault or not (self.broken or self.reaches(s)):
             self.leave(s, fault, what, proven)
             return True
         s.state = "live"
+        self.sure &= not self.broken
         self.broken = False
         self.keep_to(s.header)
         self.scan(s, fd)
@@ -330,12 +210,27 @@ class Examination:
         return at <= self.last and self.places.get(at, ())[:2] == (s.header["anchor_term"],
                                                                    s.header["anchor_crc"])
 
+    def holds_base(self) -> bool:
+        """Does the chain lead through the last entry of the snapshot?"""
+        return self.last >= self.base[0] and self.places.get(self.base[0], ())[:2] == self.base[1:]
+
+    def starts_anew(self, s: Segment) -> bool:
+        """Does the snapshot hold all that is missing before this segment?"""
+        anchor = s.header["anchor_index"], s.header["anchor_term"], s.header["anchor_crc"]
+        return bool(self.base[0]) and not self.holds_base() and (
+            anchor[0] < self.base[0] or anchor == self.base)
+
+    def start_anew(self, index: int, term: int, crc: int) -> None:
+        self.last, self.term, self.crc = index, term, crc
+        self.places = {index: (term, crc, SEGMENT_DATA)}
+        self.broken, self.sure = False, True
+
     def leave(self, s: Segment, fault: int, what: str, proven: bool) -> None:
         """Nothing in this segment continues the chain: corruption, if something in it is proven."""
         if proven and (fault != BLANK or s.epoch == self.mark["epoch"]):
             s.state = "damaged" if fault else "out of place"
-            self.say(Severity.CORRUPT, s.name, f"{what}, but a completed sync proves entries up to "
-                     f"{self.mark['index']}", RESTORE, offset=0)
+            self.suspects.append((s.name, f"{what}, but a completed sync proves entries up to "
+                                  f"{self.mark['index']}", 0, None))
             self.broken = True
         elif fault != BLANK:
             s.state = "left out"
@@ -394,10 +289,11 @@ class Examination:
             return False
         if s.epoch != self.mark["epoch"]:
             return True
+        self.proved = self.sure and s.end >= self.mark["offset"]
         if s.end < self.mark["offset"]:
-            self.say(Severity.CORRUPT, s.name, f"{FAULTS.get(s.why, 'is missing')}, but a completed"
-                     f" sync proves entries up to {self.mark['index']}", RESTORE, offset=s.end,
-                     index=s.last + 1)
+            self.suspects.append((
+                s.name, f"{FAULTS.get(s.why, 'is missing')}, but a completed sync proves entries "
+                f"up to {self.mark['index']}", s.end, s.last + 1))
             self.broken = True
         elif self.places.get(self.mark["index"]) != (self.mark["term"], self.mark["crc"],
                                                      self.mark["offset"]):
@@ -428,6 +324,15 @@ class Examination:
     def conclude(self, has_meta: bool) -> None:
         """What can be said only when all is read."""
         live = self.live
+        lost = self.mark["index"] > self.base[0] and not self.proved
+        for file, means, offset, index in self.suspects:
+            self.say(*(Severity.CORRUPT, file, means, RESTORE) if lost else (
+                Severity.REPAIRABLE, file, f"{means}: a snapshot holds all of them"),
+                offset=offset, index=index)
+        for file, means in self.damaged:
+            self.say(*(Severity.CORRUPT, file, f"{means}, and the log does not hold what it held",
+                       RESTORE) if self.last < self.newest else (
+                Severity.REPAIRABLE, file, f"{means}: a start leaves it out and uses the log"))
         for s in self.segments:
             self.describe(s, bool(live) and s is live[-1])
             if s.state == "live" and s.epoch >= self.mark["epoch"]:
@@ -444,7 +349,8 @@ class Examination:
             self.say(Severity.CORRUPT, "log", f"ends at entry {self.last}, but entry "
                      f"{self.meta['known']} was on this disk when the hard state was saved: a "
                      "segment is missing or cut short", RESTORE)
-        if self.meta and self.meta["term"] and not live and self.verdict < Severity.CORRUPT:
+        if self.meta and self.meta["term"] and not live and not self.base[0] and (
+                self.verdict < Severity.CORRUPT):
             self.say(Severity.REPAIRABLE, "log", "holds no entry, though the node was in term "
                      f"{self.meta['term']}: a start goes on with an empty log", "if anything was "
                      f"ever acknowledged here, {RESTORE}")
@@ -489,12 +395,8 @@ class Examination:
         """The last line: how much there is, and the verdict."""
         live = [s for s in self.live if s.kept >= s.first]
         proves = {k: self.mark[k] for k in ("sequence", "epoch", "index")}
-        return {"segments": len(self.segments), "first": live[0].first if live else 0,
+        return {"snapshot": self.base[0], "segments": len(self.segments),
+                "first": live[0].first if live else 0,
                 "last": self.last, "term": self.meta["term"] if self.meta else self.term,
                 "mark": proves if self.mark["epoch"] else None,
                 "verdict": self.verdict.name.lower(), "means": VERDICTS[self.verdict]}
-
-    def ordered(self) -> Iterator[Finding]:
-        """Findings by file, then place."""
-        yield from sorted(self.findings, key=lambda f: (f.file.startswith("log"), f.file,
-                                                        -1 if f.offset is None else f.offset))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dengine import logs
 from dengine._core import boot
 from dengine._core.peer import Peer
-from dengine.errors import ConfigError
+from dengine.errors import ConfigError, StorageError, UnavailableError
 from dengine.schema import split_address
 from dengine.storage import Directory, setup_of
 
@@ -42,7 +42,7 @@ class Node:
         self.loop = loop
         self.failed: asyncio.Future[None] = loop.create_future()
         self.on_role: list[Callable[[], None]] = []
-        self._peers: dict[int, Peer] = {}
+        self._peers: dict[tuple[int, bool], Peer] = {}  # by slot; True: the second, for snapshots
         self._strangers: set[Peer] = set()
         self._dialling: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
@@ -51,7 +51,7 @@ class Node:
         self._closed = False
         self._told = (0, 0, "")
         self._promise_s = config.raft.election.election_timeout_min_ms / 1000
-        self._lost: dict[int, asyncio.Event] = {}  # by slot: a dialled connection ended
+        self._lost: dict[tuple[int, bool], asyncio.Event] = {}  # a dialled connection ended
         self.directory = Directory(config.cluster.db_root_dir)
         try:
             self.turn = self.directory.open_turn(setup_of(config, from_directory=from_directory))
@@ -64,9 +64,6 @@ class Node:
     # ------------------------------------------------------------------------------------- life
     async def start(self) -> None:
         """Starts workers, listener, dialling and time. Raises OSError where the port is taken."""
-        status = boot.status(self.turn)
-        log.info("opened %s: entries up to %d, term %d", self.directory.path, status["last"],
-                 status["term"])
         self._tell()
         if len(self.members) > 1:
             await self._listen()
@@ -77,9 +74,9 @@ class Node:
         boot.start(self.turn, self._event_fd)
         self.loop.add_reader(self._event_fd, self._job_finished)
         for slot, (node, address) in enumerate(self.members):
-            if node > self.id:
-                self._lost[slot] = asyncio.Event()
-                dial = self._dial(slot, node, address.decode())
+            for bulk in (False, True) if node > self.id else ():
+                self._lost[slot, bulk] = asyncio.Event()
+                dial = self._dial(slot, node, address.decode(), bulk)
                 self._dialling.append(self.loop.create_task(dial))
         self._tick()
         if len(self.members) > 1:
@@ -187,16 +184,16 @@ class Node:
             min(self._strangers, key=lambda p: p.opened_us).abort()
         return peer
 
-    async def _dial(self, slot: int, node: int, address: str) -> None:
+    async def _dial(self, slot: int, node: int, address: str, bulk: bool) -> None:
         """Keeps one connection to a peer, with a jittered back-off."""
         replication = self.config.raft.replication
         low, high = replication.reconnect_min_ms / 1000, replication.reconnect_max_ms / 1000
         host, port = split_address(address)
         wait = low
         while True:
-            lost = self._lost[slot]
+            lost = self._lost[slot, bulk]
             lost.clear()
-            peer = Peer(self.turn, slot, self._event, self._up, self._gone)
+            peer = Peer(self.turn, slot, self._event, self._up, self._gone, bulk)
             try:
                 await self._connect(peer, host, port)
                 await lost.wait()
@@ -219,24 +216,63 @@ class Node:
     def _up(self, peer: Peer, slot: int) -> None:
         """A handshake succeeded: the newer of two connections to one peer is kept."""
         self._strangers.discard(peer)
-        old = self._peers.get(slot)
+        old = self._peers.get((slot, peer.bulk))
         if old is not None:
             old.give_up()
-        self._peers[slot] = peer
-        log.info("connected to node %d", self.members[slot][0])
+        self._peers[slot, peer.bulk] = peer
+        if not peer.bulk:
+            log.info("connected to node %d", self.members[slot][0])
         self.loop.call_soon(self._tell)
 
     def _gone(self, peer: Peer) -> None:
         self._strangers.discard(peer)
-        if self._peers.get(peer.slot) is peer:
-            del self._peers[peer.slot]
-            log.info("lost the connection to node %d", self.members[peer.slot][0])
-        if peer.dialled and peer.slot in self._lost:
-            self._lost[peer.slot].set()
+        key = peer.slot, peer.bulk
+        if self._peers.get(key) is peer:
+            del self._peers[key]
+            if not peer.bulk:
+                log.info("lost the connection to node %d", self.members[peer.slot][0])
+        if peer.dialled and key in self._lost:
+            self._lost[key].set()
 
     def _event(self, peer: Peer, text: str) -> None:
         who = f"node {self.members[peer.slot][0]}" if peer.slot >= 0 else "a peer connection"
         log.warning("%s (%s) is closed: %s", who, peer.address(), text)
+
+    # -------------------------------------------------------------------------------- snapshots
+    async def take_snapshot(self) -> None:
+        """Writes the state to disk now. Raises StorageError, UnavailableError."""
+        if not boot.status(self.turn)["formed"]:
+            raise UnavailableError("the cluster is not formed yet: there is nothing to save; start "
+                                   "all nodes")
+        ended = asyncio.Event()
+
+        def listener(_: object) -> None:
+            self.loop.call_soon_threadsafe(ended.set)
+
+        self.directory.on_end.append(listener)
+        try:
+            failed = boot.status(self.turn)["counters"]["snapshots_failed"]
+            target = boot.ask_snapshot(self.turn)
+            while True:
+                ended.clear()
+                self.turn.run()
+                status = boot.status(self.turn)
+                if status["snapshot"] >= target:
+                    return
+                if self.turn.failed is not None or (
+                        status["counters"]["snapshots_failed"] > failed):
+                    raise StorageError("a snapshot could not be written, the log says why: nothing "
+                                       "else changed; make room or mend the disk")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TICK_S):
+                        await ended.wait()
+        finally:
+            self.directory.on_end.remove(listener)
+
+    def newest_snapshot(self) -> str:
+        """The path of its file; "": there is none."""
+        index = boot.status(self.turn)["snapshot"]
+        return self.directory.snapshot_path(index) if index else ""
 
     # ---------------------------------------------------------------------------------- status
     def is_primary(self) -> bool:

@@ -140,11 +140,25 @@ class Replication(Section, frozen=True, kw_only=True):
     reconnect_max_ms: Annotated[int, _int("ms", 1, HOUR_MS, "Longest such wait")] = 500
 
 
+class Snapshot(Section, frozen=True, kw_only=True):
+    """When the state is written to a file, so that the log before it can go."""
+
+    entries: Annotated[int, _int(
+        "", 1, 1 << 40, "Entries applied since the last snapshot")] = 1_000_000
+    bytes: Annotated[int, _int(
+        "bytes", 64 * KIB, 1 << 40, "Log written since the last one, and at least as much as "
+        "that one has: a large store is not written again for a small log")] = 256 * MIB
+    keep_bytes: Annotated[int, _int(
+        "bytes", 0, 1 << 40, "Log that a snapshot holds already, kept for nodes that lag: one that "
+        "needs older entries gets the snapshot")] = 64 * MIB
+
+
 class Raft(Section, frozen=True, kw_only=True):
     read_consistency: ReadConsistency = msgspec.field(default_factory=ReadConsistency)
     persistence: Persistence = msgspec.field(default_factory=Persistence)
     election: Election = msgspec.field(default_factory=Election)
     replication: Replication = msgspec.field(default_factory=Replication)
+    snapshot: Snapshot = msgspec.field(default_factory=Snapshot)
 
 
 class Http(Section, frozen=True, kw_only=True):

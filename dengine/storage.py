@@ -3,28 +3,41 @@
     DIR/lock    held (flock) while a process has the directory open
     DIR/meta    identity and hard state, see _core/meta.pxd
     DIR/log/    segments, see _core/segments.pxd
+    DIR/snapshot/   see _core/snapshot.pxd
 
-It decides what is opened in which order; it knows no bytes of the files but the lock's.
+It decides what is opened in which order, and runs the thread that writes snapshots; it knows no
+bytes of the files but the lock's.
 """
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import secrets
+import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dengine._core import boot
-from dengine.errors import LockedError, StorageError
+from dengine._core.snapshot import snapshot_name
+from dengine.errors import Error, LockedError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dengine._core.turn import Turn
+    from dengine._core.types import Work
     from dengine.config import Config
+
+log = logging.getLogger("dengine.storage")
 
 DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
+PROGRESS_S = 1.0  # between two lines about a long recovery
 
 
 def random_id() -> int:
@@ -45,6 +58,9 @@ class Setup:
     interval_us: int
     max_unflushed_us: int
     segment_bytes: int
+    snapshot_entries: int
+    snapshot_bytes: int
+    snapshot_keep_bytes: int
     promise_ms: int
     timeout_ms: int
     heartbeat_ms: int
@@ -53,6 +69,7 @@ class Setup:
     waiting_reads: int
     waiting_bytes: int
     boot_id: bytes  # 16 bytes that change whenever a page cache is lost
+    progress: Callable[[int], None] | None = None  # told bytes as recovery reads them
     from_directory: bool = False  # identity and promise are those that lie in the directory
     seed: int = field(default_factory=random_id)
     incarnation: int = field(default_factory=random_id)
@@ -80,6 +97,9 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
         interval_us=batch.interval_ms * 1000 if batch else 0,
         max_unflushed_us=raft.persistence.max_unflushed_ms * 1000,
         segment_bytes=config.log.segment_bytes,
+        snapshot_entries=raft.snapshot.entries,
+        snapshot_bytes=raft.snapshot.bytes,
+        snapshot_keep_bytes=raft.snapshot.keep_bytes,
         promise_ms=raft.election.election_timeout_min_ms,
         timeout_ms=raft.election.election_timeout_max_ms,
         heartbeat_ms=raft.replication.heartbeat_ms,
@@ -124,8 +144,13 @@ class Directory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self._lock = -1
+        self._closing = False
+        self._reserve = 0  # bytes that the log may take meanwhile: two segments
+        self.on_end: list[Callable[[Work], None]] = []  # called by the thread that ended a Work
+        self._threads: set[threading.Thread] = set()
         try:
             make_durably(os.path.join(self.path, "log"))
+            make_durably(os.path.join(self.path, "snapshot"))
             sync_directory(os.path.dirname(self.path))  # an earlier start may have died between
             sync_directory(self.path)
             self._acquire()
@@ -156,11 +181,79 @@ class Directory:
     def open_turn(self, setup: Setup) -> Turn:
         """The recovered core of the node in this directory. Raises the errors of recovery."""
         names = sorted(os.listdir(os.path.join(self.path, "log")))
+        snapshots = sorted(os.listdir(os.path.join(self.path, "snapshot")))
         has_meta = os.path.lexists(os.path.join(self.path, "meta"))
-        return boot.open_turn(os.fsencode(self.path), has_meta, names, setup)
+        setup.progress = self._progress()
+        self._reserve = 2 * setup.segment_bytes
+        turn = boot.open_turn(os.fsencode(self.path), has_meta, names, snapshots, setup)
+        log.info("%s: %s", self.path, boot.found(turn))
+        turn.on_snapshot = lambda work: self._begin(turn, work)
+        return turn
+
+    def _progress(self) -> Callable[[int], None]:
+        """Says each second how much of the files is read: a start that takes longer says why."""
+        total, done, told = self._bytes(), 0, time.monotonic()
+
+        def progress(n: int) -> None:
+            nonlocal done, told
+            done += n
+            if time.monotonic() - told >= PROGRESS_S:
+                told = time.monotonic()
+                log.info("%s is recovered: %d of %d MiB are read", self.path, done >> 20,
+                         total >> 20)
+
+        return progress
+
+    def _begin(self, turn: Turn, work: Work) -> None:
+        thread = threading.Thread(target=self._do, args=(turn, work), daemon=True,
+                                  name="dengine-snapshot")
+        self._threads.add(thread)
+        thread.start()
+
+    def _do(self, turn: Turn, work: Work) -> None:
+        began = time.monotonic()
+        try:
+            self._look_for_room()
+            while not self._closing and work.step():
+                pass
+        except Error as error:
+            log.warning("a snapshot of entry %d came to nothing: %s", work.index, error)
+        finally:
+            work.close()
+            self._threads.discard(threading.current_thread())
+            turn.snapshot_ended(work)
+            for listener in list(self.on_end):
+                listener(work)
+        if work.complete:
+            log.info("a snapshot of entry %d is complete: %d bytes in %.1f s", work.index,
+                     work.size, time.monotonic() - began)
+
+    def _look_for_room(self) -> None:
+        """A snapshot must not take what the log needs. It is smaller than log and snapshots are."""
+        disk = os.statvfs(self.path)
+        free, needed = disk.f_bavail * disk.f_frsize, self._bytes() + self._reserve
+        if free < needed:
+            raise StorageError(f"{free >> 20} MiB are free in {self.path}, {needed >> 20} may be "
+                               "needed; make room")
+
+    def _bytes(self) -> int:
+        """Of log and snapshots."""
+        total = 0
+        for name in ("log", "snapshot"):
+            for entry in os.scandir(os.path.join(self.path, name)):
+                with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                    total += entry.stat(follow_symlinks=False).st_size
+        return total
+
+    def snapshot_path(self, index: int) -> str:
+        """Of the snapshot of this entry."""
+        return os.path.join(self.path, "snapshot", snapshot_name(index))
 
     def close(self) -> None:
-        """Unlocks; may be called again."""
+        """Ends what is written beside the log, then unlocks; may be called again."""
+        self._closing = True
+        for thread in list(self._threads):
+            thread.join()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
+import threading
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
@@ -19,9 +21,11 @@ from types import TracebackType
 from dengine import config as configuration
 from dengine._core import boot
 from dengine._core.local import LocalStore
-from dengine.errors import Error
+from dengine.errors import Error, StorageError
 from dengine.storage import Directory, setup_of
 
+log = logging.getLogger("dengine.store")
+LOOK_S = 0.1  # between two looks at a snapshot under way, should nobody tell of its end
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
@@ -32,6 +36,8 @@ class Store(LocalStore):
         self._directory = directory
         self._closed = True  # until it is open
         turn = directory.open_turn(setup_of(settings, from_directory=True))
+        for note in turn.notes:
+            log.warning("%s", note)
         try:
             boot.start(turn, -1)
             super().__init__(turn)
@@ -51,6 +57,32 @@ class Store(LocalStore):
 
     def __iter__(self) -> Iterator[bytes]:
         return self.keys()
+
+    def snapshot(self) -> str:
+        """Writes the state to disk now, while the store goes on; returns the path of the file,
+        which `dengine restore` takes. Raises StorageError."""
+        self.check()
+        ended = threading.Event()
+
+        def listener(_: object) -> None:
+            ended.set()
+
+        self._directory.on_end.append(listener)
+        try:
+            failed = boot.status(self.turn)["counters"]["snapshots_failed"]
+            target = boot.ask_snapshot(self.turn)
+            while True:
+                ended.clear()
+                self.turn.run()
+                status = boot.status(self.turn)
+                if status["snapshot"] >= target:
+                    return self._directory.snapshot_path(status["snapshot"])
+                if status["counters"]["snapshots_failed"] > failed:
+                    raise StorageError("a snapshot could not be written, the log says why: nothing "
+                                       "else changed; make room or mend the disk")
+                ended.wait(LOOK_S)
+        finally:
+            self._directory.on_end.remove(listener)
 
     def close(self) -> None:
         """Syncs what was written and closes; may be called again."""

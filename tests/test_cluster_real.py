@@ -187,7 +187,9 @@ def lost(cluster: Cluster, written: dict[str, int]) -> list[str]:
 def test_nothing_acknowledged_is_lost_when_all_are_killed(strategy: str, tmp_path: Path) -> None:
     seeded = random.Random(SEED)
     everything: dict[str, int] = {}
-    with Cluster(tmp_path, strategy=strategy) as cluster:
+    small = {"raft.snapshot.entries": 300, "raft.snapshot.keep_bytes": 0,
+             "log.segment_bytes": 1 << 20}
+    with Cluster(tmp_path, strategy=strategy, settings=small) as cluster:
         for cycle in range(CYCLES):
             with Load(cluster, f"c{cycle}") as load:
                 load.wait_for(seeded.randrange(20, 800))

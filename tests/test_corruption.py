@@ -11,7 +11,8 @@ import pytest
 import dengine
 from dengine.errors import FormatError, StorageError
 from dengine.examine import examine
-from dengine.judge import Examination, Severity
+from dengine.findings import Severity
+from dengine.judge import Examination
 from tests.sim.disk import Disk
 from tests.torture.corrupt import PUTS, Bench, Damage, Table, torture, victims
 from tests.torture.directories import SEGMENT, Victim, fill, loaded, small_store, victim

@@ -23,12 +23,20 @@ CORE = Path("dengine", "_core")
 # Puts until it ends, and says what was acknowledged: some KB each, so that segments are filled.
 WRITER = """
 import sys
-import dengine
+from dengine import config
+from dengine.storage import Directory
+from dengine.store import Store
 directory, strategy, count = sys.argv[1:]
-with dengine.open(directory, strategy=strategy) as store:
+small = {"raft.snapshot.entries": 20, "log.segment_bytes": 1 << 20}
+settings = config.single(directory, strategy=strategy, overrides=small)
+with Store(Directory(directory), settings) as store:
     for i in range(int(count)):
         store[b"%d" % i] = b"%d" % i * 2500
         print(i, flush=True)
+    for _ in range(3):                  # whatever the load: snapshots, and the log behind them goes
+        store[b"0"] = b"0" * 2500
+        store.snapshot()
+    store[b"0"] = b"0" * 2500
 """
 
 
@@ -68,10 +76,16 @@ def kept(directory: Path) -> int:
     ("MemFirst", "turn.apply:9", 1), ("DiskFirst", "turn.tell:99", 1),
     ("DiskFirst", "meta.slot:1", 0), ("DiskFirst", "meta.slot:2", 0),
     ("DiskFirst", "prepare.renamed:1", 0), ("MemFirst", "prepare.renamed:2", 40),
-    ("MemFirst", "recovery.tidy:1", 0)])
+    ("MemFirst", "recovery.tidy:1", 0),
+    ("DiskFirst", "prepare.write:2", 0), ("MemFirst", "prepare.write:30", 0),
+    *((strategy, f"{point}:{nth}", least) for strategy in ("DiskFirst", "MemFirst")
+      for point, nth, least in (
+          ("snapshot.create", 2, 30), ("snapshot.write", 5, 20), ("snapshot.sync", 2, 30),
+          ("snapshot.read", 2, 30), ("snapshot.rename", 2, 30), ("snapshot.renamed", 2, 30),
+          ("snapshot.named", 3, 50), ("log.remove", 1, 100)))])
 def test_a_process_that_is_killed_loses_nothing_acknowledged(
         tmp_path: Path, strategy: str, failpoint: str, least: int) -> None:
-    status, acknowledged, said = write(tmp_path / "s", strategy, 300, failpoint + ":kill")
+    status, acknowledged, said = write(tmp_path / "s", strategy, 1200, failpoint + ":kill")
     assert status == -signal.SIGKILL, said
     assert acknowledged >= least
     assert acknowledged <= kept(tmp_path / "s") <= acknowledged + 1
@@ -110,6 +124,32 @@ def test_a_follower_that_is_killed_before_it_acknowledges(
         eventually("a leader", lambda: three.leader() in (killed, down), 10.0)
         assert written != []
         assert [three.get(killed, k, "linearizable").json["value"] for k in written] == written
+
+
+@pytest.mark.parametrize("failpoint", [
+    "transfer.write:1", "transfer.rename:1", "transfer.renamed:1", "install.log:1",
+    "install.done:1"])
+def test_a_follower_that_is_killed_while_it_gets_a_snapshot(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failpoint: str) -> None:
+    monkeypatch.setattr(cluster, "ROOT", TREE)
+    with Cluster(tmp_path, settings={"raft.snapshot.entries": 200, "raft.snapshot.keep_bytes": 0,
+                                     "log.segment_bytes": 1 << 20}) as three:
+        leader = three.wait_leader()
+        away = next(i for i in three.nodes if i != leader)
+        three.kill(away)
+        for n in range(900):
+            assert three.put(leader, f"k{n % 50}", f"{n}" + "v" * 3000).status == 200
+        eventually("the log goes", lambda: (three.health(leader) or {"first": 0})["first"] > 1,
+                   20.0)
+        monkeypatch.setenv("DENGINE_FAILPOINT", failpoint + ":kill")
+        three.nodes[away].process = three.spawn(away)
+        monkeypatch.delenv("DENGINE_FAILPOINT")
+        eventually("the failpoint", lambda: not three.nodes[away].alive, 30.0)
+        three.start(away)
+        eventually("all is there", lambda: three.get(away, "k49", "eventual").body
+                   and three.get(away, "k49", "eventual").json.get("value") == "899" + "v" * 3000,
+                   30.0)
+        assert three.put(away, "k0", "more").status == 200
 
 
 def test_a_slow_sync_is_waited_for(tmp_path: Path) -> None:

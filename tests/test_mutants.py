@@ -12,7 +12,8 @@ from tests.mutants.table import MUTANTS
 ROOT = Path(__file__).parents[1]
 CORE = sorted((ROOT / "dengine" / "_core").glob("*.pyx"))
 SITE = re.compile(r"MUTANT\((\d+)\)")
-FAILPOINT = re.compile(r" or FAILPOINT\(\S+\)|FAILPOINT\(\S+\) or ")
+FAILPOINT = re.compile(r" or FAILPOINT\([^)]+\)|FAILPOINT\([^)]+\) or |^ +FAILPOINT\([^)]+\)$",
+                       re.MULTILINE)
 BUILD_S = 120.0
 
 

@@ -214,7 +214,7 @@ def test_exit_without_close_leaves_a_clean_directory(directory: Path, ending: st
         f"for i in range(100): s[str(i)] = 'v'\n{ending}", directory, strategy))
     assert code == {"pass": 0, "del s": 0, "1 / 0": 1}.get(ending, 3)
     assert "ZeroDivisionError" in err if code == 1 else err == ""
-    assert sorted(p.name for p in directory.iterdir()) == ["lock", "log", "meta"]
+    assert sorted(p.name for p in directory.iterdir()) == ["lock", "log", "meta", "snapshot"]
     with contextlib.closing(Directory(directory)) as opened:
         turn = opened.open_turn(setup_of(config.single(directory), from_directory=True))
         assert not turn.notes

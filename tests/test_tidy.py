@@ -25,19 +25,23 @@ LAYERS = """
     _core.kernel _core.flush _core.watch
     _core.meta _core.terms _core.tree _core.quorum _core.consensus
     _core.segments _core.replicate _core.kv _core.items
-    _core.log _core.raft _core.snapshot _core.examine
+    _core.log _core.raft _core.snapshot
+    _core.transfer _core.examine
     _core.wire _core.recovery _core.session
+    _core.checkpoint
     _core.apply _core.reads
     _core.requests
+    _core.upkeep
     _core.turn
     _core.frames
-    _core.boot
+    _core.boot _core.restore
     _core.answer
     _core.request
     _core.peer _core.http _core.local _core.task
     schema
     config logs
-    storage judge
+    storage findings
+    judge
     examine
     http.problem
     http.metrics
@@ -47,7 +51,7 @@ LAYERS = """
     server
     __init__
     cli.kv cli.config cli.status cli.serve cli.progress
-    cli.cluster cli.check
+    cli.cluster cli.check cli.backup
     cli.log
     cli
     __main__

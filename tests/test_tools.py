@@ -22,7 +22,7 @@ from dengine._core.examine import SLOT_BYTES
 from dengine.cli import root
 from dengine.errors import CorruptionError, FormatError, StorageError
 from dengine.examine import examine
-from dengine.judge import Severity
+from dengine.findings import Severity
 from tests.cluster import ROOT, Cluster
 from tests.core.histories import COMMAND
 from tests.processes import WAIT_S, child, finish

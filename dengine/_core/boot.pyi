@@ -4,7 +4,8 @@ from typing import Any
 
 from dengine._core.turn import Turn
 
-def open_turn(directory: bytes, has_meta: bool, names: list[str], setup: object) -> Turn:
+def open_turn(directory: bytes, has_meta: bool, names: list[str], snapshots: list[str],
+              setup: object) -> Turn:
     """The core of the node in `directory`, recovered; its workers are not started yet."""
 
 def start(turn: Turn, event_fd: int) -> None:
@@ -24,6 +25,12 @@ def members(turn: Turn) -> list[tuple[int, bytes]]:
 
 def status(turn: Turn) -> dict[str, Any]:
     """What `/health`, `/metrics` and `dengine status` show."""
+
+def ask_snapshot(turn: Turn) -> int:
+    """A snapshot is begun in the next turn; the entry that it will hold at least."""
+
+def found(turn: Turn) -> str:
+    """What the start found, in one line; what it cut and why is in `turn.notes`."""
 
 def attach(turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
     """`loop`, which runs in the calling thread, runs the turn from now on."""

@@ -1,25 +1,25 @@
 """Opens, watches and closes the core of one node.
 
-It decides the order of recovery: identity, log, configuration, consensus, session. It knows no
-sockets.
+It decides the order of recovery: identity, snapshot, log, configuration, consensus, session. It
+knows no sockets.
 """
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from dengine._core.apply cimport Machine
+from dengine._core.checkpoint cimport Checkpoint, engine_decode
 from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
 from dengine._core.consensus cimport FOLLOWER, LEADER, Options
 from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport Worker, load_acquire
-from dengine._core.frames cimport adopt
 from dengine._core.kernel cimport kernel
-from dengine._core.kv cimport KV
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
 from dengine._core.quorum cimport Config, config_from, is_voter
 from dengine._core.raft cimport Raft
 from dengine._core.recovery cimport Found, Scan, recover
 from dengine._core.session cimport Session
+from dengine._core.transfer cimport Transfer
 from dengine._core.types cimport MEM_FIRST, RECORD_HEADER
 
 from os import fsdecode
@@ -41,8 +41,8 @@ cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list n
     if not exists:
         if names and not MUTANT(69):
             raise CorruptionError(
-                f"{fsdecode(directory)}: there is a log but no file `meta`, so this node's vote is "
-                "lost; nothing was changed; put the file back")
+                f"{fsdecode(directory)}: there is a log or a snapshot but no file `meta`, so this "
+                "node's vote is lost; nothing was changed; put the file back")
         return meta.create(io, directory, setup.cluster, setup.node, setup.incarnation,
                            setup.boot_id, setup.strategy == MEM_FIRST)
     meta.open(io, directory)
@@ -55,14 +55,15 @@ cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list n
     return 0
 
 
-cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, object setup):
+cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, list snapshots,
+               object setup):
     cdef Turn turn = Turn()
     turn.io = io
     turn.meta = Meta()
     turn.log = Log()
     try:
-        open_meta(turn.meta, io, directory, has_meta, names, setup)
-        open_log(turn, directory, names, setup)
+        open_meta(turn.meta, io, directory, has_meta, names + snapshots, setup)
+        open_log(turn, directory, names, snapshots, setup)
     except BaseException:                       # a directory that is refused is left closed
         turn.log.close()
         turn.meta.close()
@@ -70,15 +71,24 @@ cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, object 
     return turn
 
 
-cdef int open_log(Turn turn, bytes directory, list names, object setup) except -1:
-    """The log and all that is made from it: configuration, consensus, session."""
+cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
+                  object setup) except -1:
+    """Snapshot and log, and all that is made from them: configuration, consensus, session."""
     cdef Scan scan
     cdef Found found
-    cdef Config config
-    cdef const Record *r
+    cdef list notes = []
     cdef uint64_t now = turn.io.now_us(turn.io.ctx)
     turn.flusher = Worker()
     turn.preparer = Worker()
+    turn.checkpoint = Checkpoint()
+    turn.kv = turn.checkpoint.open(turn.io, directory + b"/snapshot", snapshots,
+                                   turn.meta.state.cluster, notes, setup.progress)
+    turn.transfer = Transfer()
+    turn.transfer.open(turn.io, directory + b"/snapshot", snapshots, turn.meta.state.cluster,
+                       turn.preparer)
+    turn.keep_bytes = setup.snapshot_keep_bytes
+    turn.checkpoint.entries = setup.snapshot_entries
+    turn.checkpoint.bytes = setup.snapshot_bytes
     turn.log.open(turn.io, directory + b"/log", turn.meta.state.cluster,
                   turn.meta.state.incarnation, setup.segment_bytes, turn.preparer)
     turn.log.strategy = setup.strategy
@@ -86,18 +96,20 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us
     turn.log.marks.hard = &turn.meta.hard
-    scan = recover(turn.log, names, turn.meta.state.known, len(setup.members) == 1)
+    scan = recover(turn.log, names, &turn.checkpoint.base, turn.meta.state.known,
+                   len(setup.members) == 1, setup.progress)
     found = scan.found
     if found.corrupt and not MUTANT(113):
         turn.meta.doubt()
     scan.finish()
+    turn.checkpoint.tidy(turn.log.first())
     if turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
             "newer `meta` back")
     turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
-    turn.notes = found.notes
+    turn.notes = notes + found.notes
     if turn.meta.state.doubt:
         turn.notes.append("this node may have forgotten what it acknowledged: " + (
             "the revision jumps" if len(setup.members) == 1 else
@@ -109,31 +121,45 @@ cdef int open_log(Turn turn, bytes directory, list names, object setup) except -
     turn.waiting_bytes = setup.waiting_bytes
     turn.waiting_reads = setup.waiting_reads
     turn.alone = len(setup.members) == 1
-    r = <const Record *>turn.log.record(found.config) if found.config else NULL
-    if r != NULL and setup.from_directory:
-        one_voter(turn, directory, r)
-    turn.raft = Raft()
-    open_raft(turn, found, setup, now)
-    turn.kv = KV()
+    return open_state(turn, found, directory, setup, now)
+
+
+cdef int open_state(Turn turn, Found found, bytes directory, object setup,
+                    uint64_t now) except -1:
+    cdef Config config
+    cdef const Record *r
+    cdef bytes payload = None
     # Session 0 of a lone voter goes on over its starts; a cluster's are told apart by their
     # ids, and new entries may have indexes that this log had at its start, before a cut.
     turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,
                            turn.log.last if turn.alone else 0, turn.alone)
     turn.machine = Machine(turn.kv, turn.session)
+    turn.machine.applied = turn.checkpoint.base.index
+    if turn.checkpoint.base.index:
+        payload = engine_decode(turn.checkpoint.engine, &turn.config_index, turn.session)
+        turn.checkpoint.engine = None
+    if found.config > turn.config_index:
+        r = <const Record *>turn.log.record(found.config)
+        payload = (<const char *>r)[RECORD_HEADER:r.length]
+        turn.config_index = found.config
+    if payload is not None and setup.from_directory:
+        one_voter(turn, directory, payload)
+    turn.raft = Raft()
+    open_raft(turn, found, setup, now)
     name_members(turn, setup)
-    if r != NULL:
-        adopt(turn, <const char *>r + RECORD_HEADER, r.length - RECORD_HEADER)
+    if payload is not None:
+        turn.adopt(payload, len(payload))
     elif turn.alone:
         config_from(&config, &turn.members)
         turn.raft.adopt(&config, False, now)
     return 0
 
 
-cdef int one_voter(Turn turn, bytes directory, const Record *r) except -1:
+cdef int one_voter(Turn turn, bytes directory, bytes payload) except -1:
     """Who asks by a directory alone gets the node that lies there, if it is the only voter."""
     cdef Members m
     memset(&m, 0, sizeof(m))
-    if members_decode(<const char *>r + RECORD_HEADER, r.length - RECORD_HEADER, &m):
+    if members_decode(payload, len(payload), &m):
         raise InvariantError("an entry of the log holds no configuration of this version")
     if m.count != 1:
         raise FormatError(
@@ -156,7 +182,7 @@ cdef int open_raft(Turn turn, Found found, object setup, uint64_t now) except -1
     options.lease_us = setup.lease_ms * 1000
     options.doubt = turn.meta.state.doubt
     return turn.raft.open(&options, found.terms, turn.meta.state.term, turn.meta.state.vote,
-                          found.commit, now)
+                          max(found.commit, turn.checkpoint.base.index), now)
 
 
 cdef int name_members(Turn turn, object setup) except -1:
@@ -175,9 +201,10 @@ cdef int name_members(Turn turn, object setup) except -1:
 
 
 # ------------------------------------------------------------------------------- for Python
-def open_turn(bytes directory not None, bint has_meta, list names not None, setup) -> Turn:
+def open_turn(bytes directory not None, bint has_meta, list names not None,
+              list snapshots not None, setup) -> Turn:
     """The core of the node in `directory`, recovered; its workers are not started yet."""
-    return boot(kernel(), directory, has_meta, names, setup)
+    return boot(kernel(), directory, has_meta, names, snapshots, setup)
 
 
 def start(Turn turn not None, int event_fd):
@@ -201,6 +228,7 @@ def close(Turn turn not None):
         turn.flusher.stop()
         turn.preparer.stop()
         turn.log.close()
+        turn.transfer.close()
         turn.meta.close()
         turn.loop = None
         turn.run()                              # tells who still waits
@@ -248,11 +276,13 @@ def status(Turn turn not None) -> dict:
         "node_id": turn.meta.state.node,
         "cluster_id": f"{turn.meta.state.cluster:016x}",
         "role": ROLES[turn.raft.role],
-        "term": turn.raft.term,
+        "term": turn.raft.saved_term,           # one that is not may go back at the next start
         "leader": turn.raft.leader,
         "commit": turn.raft.commit,
         "applied": turn.machine.applied,
+        "first": turn.log.first(),
         "last": turn.raft.last,
+        "snapshot": turn.checkpoint.base.index,
         "revision": turn.kv.revision,
         "keys": turn.kv.count,
         "recovering": turn.raft.doubt,
@@ -279,10 +309,34 @@ cdef dict counters(Turn turn):
         "sync_bytes": load_acquire(&turn.log.marks.sync_bytes),
         "sync_us": load_acquire(&turn.log.marks.sync_us),
         "longest_sync_us": load_acquire(&turn.log.marks.longest_us),
+        "snapshots_taken": turn.checkpoint.taken,
+        "snapshots_failed": turn.checkpoint.failed,
+        "snapshots_installed": turn.transfer.installed,
+        "snapshot_bytes_received": turn.transfer.received,
         "writes_in_flight": turn.session.next - turn.session.floor,
         "writes_waiting": len(turn.backlog) - turn.backlog_at,
         "reads_waiting": turn.reads.waiting,
     }
+
+
+def ask_snapshot(Turn turn not None) -> int:
+    """A snapshot is begun in the next turn, unless one is under way or nothing is new. Returns the
+    entry that it will hold at least."""
+    turn.checkpoint.asked = turn.checkpoint.base.index != turn.machine.applied
+    turn.checkpoint.again_us = 0
+    turn.schedule()
+    return turn.machine.applied
+
+
+def found(Turn turn not None) -> str:
+    """What the start found, in one line; what it cut and why is in `turn.notes`."""
+    cdef uint64_t first = turn.log.first(), last = turn.log.last
+    out = [f"{turn.log.count} segments",
+           f"entries {first} to {last}" if last >= first else f"no entry after {last}",
+           f"mark {turn.log.marks.sequence}", f"term {turn.meta.state.term}"]
+    if turn.checkpoint.base.index:
+        out.insert(0, f"a snapshot of entry {turn.checkpoint.base.index}")
+    return ", ".join(out)
 
 
 def attach(Turn turn not None, loop):

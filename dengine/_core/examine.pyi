@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 PAGE: int
@@ -34,6 +35,8 @@ class Reader:
         """The size of the file."""
     def drop(self, fd: int, size: int) -> None:
         """What the kernel holds of the file and calls clean is read from the disk again."""
+    def snapshot(self, path: bytes, progress: Callable[[int], None]) -> dict[str, int]:
+        """What a snapshot says, all its bytes verified. Raises StorageError and its kinds."""
     def read(self, fd: int, n: int, offset: int) -> bytes:
         """n bytes, at most a window; zeros where the file ends before."""
     def first_not_zero(self, fd: int, at: int, end: int) -> int:

@@ -10,6 +10,7 @@ from dengine._core.flush cimport MarkPage, mark_decode
 from dengine._core.kernel cimport kernel
 from dengine._core.meta cimport MetaSlot, slot_decode
 from dengine._core.segments cimport UNIT, SegmentHeader, header_decode
+from dengine._core.snapshot cimport SnapshotReader
 from dengine._core.types cimport MAX_RECORD, RECORD_HEADER, Position
 from dengine._core.types cimport PAGE as PAGE_BYTES
 from dengine._core.types cimport SEGMENT_DATA as DATA_AT
@@ -63,6 +64,23 @@ cdef class Reader:
     def drop(self, int fd, uint64_t size):
         """What the kernel holds of the file and calls clean is read from the disk again."""
         self.io.drop(self.io.ctx, fd, 0, size)
+
+    def snapshot(self, bytes path not None, progress) -> dict:
+        """What a snapshot says, all its bytes verified. Raises StorageError and its kinds."""
+        cdef SnapshotReader r = SnapshotReader()
+        cdef uint64_t at = 0
+        r.open(self.io, path, None)
+        try:
+            self.io.drop(self.io.ctx, r.fd, 0, r.size)
+            while r.step():
+                progress(r.at - at)
+                at = r.at
+            progress(r.size - at)
+        finally:
+            r.close()
+        return {"cluster": r.header.cluster, "index": r.header.index, "term": r.header.term,
+                "crc": r.header.last_crc, "revision": r.header.revision, "keys": r.header.keys,
+                "size": r.size}
 
     def read(self, int fd, size_t n, uint64_t offset) -> bytes:
         """n bytes, at most a window; zeros where the file ends before."""

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport FAILPOINT, MUTANT
-from dengine._core.types cimport (JOB_CLOSE, JOB_META, JOB_PREPARE, JOB_READ, JOB_SYNC, JOB_WRITE,
+from dengine._core.types cimport (JOB_META, JOB_PREPARE, JOB_READ, JOB_REMOVE, JOB_SYNC, JOB_WRITE,
                                   PAGE, SEGMENT_DATA, unlikely)
 
 from dengine.errors import InvariantError, StorageError
@@ -218,7 +218,7 @@ cdef int prepare(Job *job, const Io *io) noexcept nogil:
         return 12                                   # ENOMEM
     while at < job.size and error == 0:
         part.iov_len = ZEROS if job.size - at > ZEROS else job.size - at
-        error = write_all(io, job.fd, &part, 1, at)
+        error = FAILPOINT(b"prepare.write") or write_all(io, job.fd, &part, 1, at)
         at += part.iov_len
     free(part.iov_base)
     if error == 0:
@@ -256,7 +256,8 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
         if m != NULL and m.hard != NULL:
             memcpy(m.hard.page, job.iov[0].iov_base, PAGE)
     if job.error == 0 and job.kind & JOB_SYNC:
-        job.error = sync(job, io) or FAILPOINT(b"flush.synced")
+        job.error = ((sync(job, io) or FAILPOINT(b"flush.synced")) if m != NULL
+                     else -io.fdatasync(io.ctx, job.fd))
     # a sync behind it would cover what is not there
     if m != NULL and job.error and not MUTANT(79):
         m.failed = job.error
@@ -264,10 +265,10 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
         job.error = prepare(job, io)
     if job.kind & JOB_READ:
         job.error = read_all(job, io)
-    if job.kind & JOB_CLOSE:
-        if m != NULL and m.fd == job.fd:
-            m.fd = -1
-        job.error = -io.close(io.ctx, job.fd)
+    if job.kind & JOB_REMOVE:                   # one that stays does no harm
+        FAILPOINT(b"log.remove")
+        io.unlink(io.ctx, job.path)
+        io.close(io.ctx, job.fd)
 
 
 cdef int refresh(Marks *m, const Io *io) noexcept nogil:

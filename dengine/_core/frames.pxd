@@ -10,5 +10,6 @@ cdef int link_down(Turn turn, int slot, Link link) except -1
 # One checked frame, after the handshake. None, or what is wrong with it: the connection is closed.
 cdef object receive(Turn turn, int slot, const Frame *f)
 cdef int hello(Turn turn, int slot, Hello *out) noexcept        # what this node says of itself
-# The configuration in the log, `n` bytes at `payload`, acts from now on.
-cdef int adopt(Turn turn, const char *payload, size_t n) except -1
+# Likewise, the second connection to a peer, for snapshots.
+cdef int bulk_up(Turn turn, int slot, Link link) except -1
+cdef int bulk_down(Turn turn, int slot, Link link) except -1

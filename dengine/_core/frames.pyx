@@ -6,23 +6,23 @@ acknowledgements of a data directory that the configuration does not name, comma
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memset
 
-from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Members, Reader,
-                                  Record, command_decode, members_decode, padded, record_check,
-                                  read_from, take_bytes, take_u32, take_u64)
+from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Reader, Record,
+                                  command_decode, padded, record_check, read_from, take_bytes,
+                                  take_u32, take_u64)
 from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Message, Run
 from dengine._core.fault cimport MUTANT
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
-from dengine._core.types cimport RECORD_HEADER, RUNS, Waiter, unlikely
-from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FORWARD,
-                                 FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_READ,
-                                 FRAME_REFUSED, FRAME_VOTE, LEASE_READ, PROTOCOL, Outbox,
-                                 append_decode, message_decode)
+from dengine._core.transfer cimport Offer
+from dengine._core.types cimport PAGE, RECORD_HEADER, RUNS, Waiter, unlikely
+from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH,
+                                 FRAME_FORWARD, FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO,
+                                 FRAME_OFFER, FRAME_PIECE, FRAME_READ, FRAME_REFUSED, FRAME_VOTE,
+                                 LEASE_READ, PROTOCOL, Outbox, append_decode, message_decode)
 
-from dengine.errors import ConfigError, InvariantError
+from dengine.errors import InvariantError
 
 
 # ------------------------------------------------------------------------------------ connections
@@ -33,6 +33,7 @@ cdef int hello(Turn turn, int slot, Hello *out) noexcept:
     out.incarnation = turn.meta.state.incarnation
     out.to = turn.members.id[slot]
     out.last = max(turn.log.last, turn.meta.state.known)    # a log that was lost is no empty one
+    out.bulk = False
     return 0
 
 
@@ -44,7 +45,7 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].incarnation = h.incarnation
     turn.peers[slot].last = h.last
     turn.peers[slot].number += 1
-    if counts(turn, slot):
+    if turn.counts(slot):
         turn.raft.link_up(turn.members.id[slot], now)
     elif not turn.raft.formed:
         form(turn, now)
@@ -67,12 +68,6 @@ cdef int link_down(Turn turn, int slot, Link link) except -1:
     return turn.schedule()
 
 
-cdef bint counts(Turn turn, int slot) noexcept:
-    """Votes and acknowledgements count only from the directory that the configuration names."""
-    return (turn.raft.config.count != 0
-            and (turn.members.incarnation[slot] == turn.peers[slot].incarnation or MUTANT(49)))
-
-
 cdef int form(Turn turn, uint64_t now) except -1:
     """A cluster is formed once: when every initial voter has answered and all are empty."""
     cdef Config config
@@ -88,43 +83,7 @@ cdef int form(Turn turn, uint64_t now) except -1:
             turn.members.incarnation[i] = turn.peers[i].incarnation
     config_from(&config, &turn.members)
     turn.raft.adopt(&config, False, now)
-    return announce_links(turn, now)
-
-
-cdef int announce_links(Turn turn, uint64_t now) except -1:
-    cdef int i
-    for i in range(turn.members.count):
-        if turn.peers[i].up and counts(turn, i):
-            turn.raft.link_up(turn.members.id[i], now)
-    return 0
-
-
-cdef int adopt(Turn turn, const char *payload, size_t n) except -1:
-    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
-    cdef Members m
-    cdef Config config
-    cdef int i
-    memset(&m, 0, sizeof(m))
-    if members_decode(payload, n, &m):
-        raise InvariantError("an entry of the log holds no configuration of this version")
-    if m.promise_ms != turn.promise_ms and not MUTANT(63):
-        raise ConfigError(
-            f"raft.election.election_timeout_min_ms is {turn.promise_ms} here, but the cluster was "
-            f"formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and restart")
-    for i in range(turn.members.count):
-        if m.count != turn.members.count or m.id[i] != turn.members.id[i]:
-            raise ConfigError(
-                "cluster.initial_cluster names the nodes "
-                f"{[turn.members.id[j] for j in range(turn.members.count)]}, but the cluster has "
-                f"{[m.id[j] for j in range(m.count)]}: nothing was lost; make the two agree")
-        if m.id[i] == turn.meta.state.node and m.incarnation[i] != turn.meta.state.incarnation:
-            raise ConfigError(
-                f"node {m.id[i]} is in the cluster with another data directory: this one holds "
-                "nothing that counts; put the old directory back")
-    turn.members = m
-    config_from(&config, &m)
-    turn.raft.adopt(&config, True, now)
-    return announce_links(turn, now)
+    return turn.announce_links(now)
 
 
 # ----------------------------------------------------------------------------------------- frames
@@ -148,7 +107,7 @@ cdef object receive(Turn turn, int slot, const Frame *f):
             elif (f.kind >= FRAME_HEARD and f.term == turn.raft.term and m.index > turn.raft.last
                   and turn.raft.role == LEADER):        # a leader of before may have lost its tail
                 fault = f"an answer about entry {m.index}, which was never sent to it"
-            elif counts(turn, slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
+            elif turn.counts(slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
                 turn.raft.step(&m, now)
         elif f.kind == FRAME_FORWARD:
             fault = on_forward(turn, slot, f, now)
@@ -163,6 +122,12 @@ cdef object receive(Turn turn, int slot, const Frame *f):
             fault = "a second handshake"
         elif f.kind == FRAME_BYE:
             fault = f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+        elif f.kind == FRAME_OFFER:
+            fault = on_offer(turn, slot, f, now)
+        elif f.kind == FRAME_FETCH:
+            fault = on_fetch(turn, slot, f)
+        elif f.kind == FRAME_PIECE:
+            fault = on_piece(turn, slot, f)
     except Exception as error:
         turn.stop(error)
     finally:
@@ -185,7 +150,7 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
         return "an append with fields that do not fit"
     if m.term > TERM_MAX or (m.index == 0) != (m.index_term == 0):
         return "an append with impossible terms"
-    if turn.raft.formed and not counts(turn, slot):
+    if turn.raft.formed and not turn.counts(slot):
         return None
     at = records
     crc = prev_crc
@@ -209,7 +174,8 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
         at += padded(r.length)
     if left:
         return "an append with bytes behind its records"
-    if (m.index <= turn.log.last and turn.raft.terms.at(m.index) == m.index_term
+    if (turn.raft.terms.base <= m.index <= turn.log.last
+            and turn.raft.terms.at(m.index) == m.index_term
             and turn.log.crc_at(m.index) != prev_crc and not MUTANT(48)):
         m.flags |= DIVERGED
     turn.raft.step(&m, now)
@@ -231,7 +197,8 @@ cdef int keep(Turn turn, const char *records, const Message *m) except -1:
         if r.index >= turn.raft.append_from:
             turn.log.append_record(at)
             if unlikely(r.kind == ENTRY_CONFIG):
-                adopt(turn, at + RECORD_HEADER, r.length - RECORD_HEADER)
+                turn.config_index = r.index
+                turn.adopt(at + RECORD_HEADER, r.length - RECORD_HEADER)
         at += padded(r.length)
     return 0
 
@@ -334,3 +301,69 @@ cdef object on_granted(Turn turn, const Frame *f, uint64_t now):
     else:
         turn.reads.granted(ticket, index)
     return None
+
+
+# -------------------------------------------------------------------------------------- snapshots
+cdef int bulk_up(Turn turn, int slot, Link link) except -1:
+    turn.bulks[slot] = link
+    (<Outbox>turn.bulk_boxes[slot]).clear()
+    turn.peers[slot].bulk_number += 1
+    return 0
+
+
+cdef int bulk_down(Turn turn, int slot, Link link) except -1:
+    if turn.bulks[slot] is link:
+        turn.bulks[slot] = None
+        (<Outbox>turn.bulk_boxes[slot]).clear()
+    return 0
+
+
+cdef object on_offer(Turn turn, int slot, const Frame *f, uint64_t now):
+    """The leader's log does not hold what this node needs next."""
+    cdef Reader r
+    cdef Offer offer
+    read_from(&r, f.body, f.size)
+    offer.index = take_u64(&r)
+    offer.term = take_u64(&r)
+    offer.last_crc = take_u32(&r)
+    offer.header_crc = take_u32(&r)
+    offer.size = take_u64(&r)
+    if r.bad or r.at != r.end or offer.index == 0 or offer.term > f.term or offer.size <= PAGE:
+        return "an offer of a snapshot with fields that do not fit"
+    if (f.term != turn.raft.term or turn.raft.leader != turn.members.id[slot]
+            or turn.raft.version != turn.raft.saved     # no snapshot of a term before the term
+            or (turn.raft.formed and not turn.counts(slot))
+            or (offer.index <= turn.raft.commit and not MUTANT(119))):
+        return None
+    if turn.transfer.offered(&offer, now):
+        turn.fetch_piece()
+    elif turn.transfer.complete() and turn.transfer.loader is None and not turn.transfer.writing:
+        turn.begin_load()                       # it was here at the start already
+    return None
+
+
+cdef object on_fetch(Turn turn, int slot, const Frame *f):
+    cdef Reader r
+    cdef uint64_t index, offset
+    cdef uint32_t crc
+    read_from(&r, f.body, f.size)
+    index = take_u64(&r)
+    crc = take_u32(&r)
+    offset = take_u64(&r)
+    if r.bad or r.at != r.end:
+        return "a request for a snapshot with fields that do not fit"
+    turn.transfer.read(slot, turn.peers[slot].bulk_number, index, crc, offset)
+    return None
+
+
+cdef object on_piece(Turn turn, int slot, const Frame *f):
+    cdef Reader r
+    cdef uint64_t index, offset
+    cdef uint32_t crc
+    read_from(&r, f.body, f.size)
+    index = take_u64(&r)
+    crc = take_u32(&r)
+    offset = take_u64(&r)
+    if r.bad:
+        return "a piece of a snapshot with fields that do not fit"
+    return turn.transfer.arrived(index, crc, offset, <const char *>r.at, r.end - r.at)

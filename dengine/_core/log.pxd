@@ -45,6 +45,8 @@ cdef class Log(Segments):
     cdef bint must_roll                     # the last segment is not to be appended to
     cdef uint64_t late                      # number of the newest late SYNC job; 0: none
     cdef uint64_t late_epoch                # of its segment
+    cdef uint64_t synced_epoch              # of the segment that the newest sync covered
+    cdef uint64_t marked_epoch              # likewise, the sync before it: a mark says so
     cdef Marks marks
 
     # Changes. All raise StorageError.
@@ -54,6 +56,11 @@ cdef class Log(Segments):
     cdef int cut(self, uint64_t to) except -1
     # Brings what was appended to the file: inline, or as jobs. commit goes into the marks.
     cdef int write(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1
+    # A snapshot took the place of all records; nothing of them may be under way.
+    cdef int restart(self, uint64_t index, uint64_t term, uint32_t crc) except -1
+    # Entries up to `to` are in a snapshot: whole segments of them go. True: some did.
+    # `spare` bytes of them stay for peers that lack more than `needed`.
+    cdef bint compact(self, uint64_t to, uint64_t needed, uint64_t spare) except -1
     cdef int finished(self, const Job *job, uint64_t now_us) except -1      # a job of the flusher's
     # How far the own log counts for acknowledgements, by the durability table.
     cdef uint64_t durable(self, uint64_t now_us) noexcept
@@ -71,6 +78,7 @@ cdef class Log(Segments):
     cdef void note_noop(self) noexcept
     cdef char *place_for(self, size_t size) except NULL
     cdef int appended(self, size_t size, uint64_t term, uint32_t crc) except -1
+    cdef int bury(self) except -1
     cdef int roll(self, size_t size) except -1
     cdef int open_tail(self, Segment *s) except -1
     cdef int write_inline(self, Tail *t, uint64_t commit) except -1

@@ -5,7 +5,7 @@ to the flusher), in DiskFirst the flusher writes and syncs. Recovery is recovery
 """
 cimport cython
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from dengine._core.codec cimport ENTRY_NOOP, Record, padded, record_encode
 from dengine._core.fault cimport FAILPOINT, MUTANT
@@ -177,6 +177,54 @@ cdef class Log(Segments):
             return self.segments[0].anchor_term
         return (<const Record *>self.record(index)).term
 
+    # ---------------------------------------------------------------------------------- compact
+    cdef bint compact(self, uint64_t to, uint64_t needed, uint64_t spare) except -1:
+        cdef uint64_t bytes = 0
+        cdef Segment *s
+        cdef int _, n = 0
+        cdef bint some = False
+        while n + 1 < self.count and self.segments[n + 1].first <= to + 1:
+            bytes += self.segments[n].size
+            n += 1
+        for _ in range(n):
+            s = self.segments[0]
+            # The flusher may still hold the file of the newest sync, the tail serves reads.
+            if (s.epoch >= self.synced_epoch or not self.preparer.has_room(ROOM)
+                    or (self.oldest != NULL and self.oldest.segment.epoch <= s.epoch)):
+                break
+            if self.segments[1].first - 1 > needed and bytes <= spare:
+                break
+            bytes -= s.size
+            self.remove(s)
+            self.count -= 1
+            memmove(self.segments, self.segments + 1, self.count * sizeof(Segment *))
+            some = True
+        return some
+
+    cdef int restart(self, uint64_t index, uint64_t term, uint32_t crc) except -1:
+        cdef Tail *t
+        while self.oldest != NULL:
+            t = self.oldest
+            self.oldest = t.next
+            tail_free(t)
+        self.filling = NULL
+        while self.count:
+            self.cut_off()
+        self.last = self.written = self.synced = index
+        self.last_term = term
+        self.last_crc = crc
+        self.noop = self.first_noop = self.unsynced_us = 0
+        self.must_roll = True
+        return 0
+
+    cdef int bury(self) except -1:
+        """Files of segments that are cut off go, once a mark on the disk names a newer one."""
+        while (self.dead_count and self.dead[self.dead_count - 1].epoch < self.marked_epoch
+               and self.preparer.has_room(ROOM)):
+            self.dead_count -= 1
+            self.remove(self.dead[self.dead_count])
+        return 0
+
     # ------------------------------------------------------------------------------------ write
     cdef int write(self, Worker flusher, uint64_t commit, uint64_t now_us) except -1:
         cdef Tail *t = self.oldest
@@ -329,6 +377,9 @@ cdef class Log(Segments):
                 publish(&self.marks, &job.position)
             self.retire()
         if job.kind & JOB_SYNC:
+            if self.synced_epoch == job.position.epoch:
+                self.marked_epoch = job.position.epoch
+            self.synced_epoch = job.position.epoch
             if index > self.synced:
                 self.synced = index
             self.unsynced_us = job.from_us if self.last > self.synced else 0

@@ -18,6 +18,7 @@ cdef class Peer(Link):
     cdef object on_lost         # called with (self) when the connection is gone
     cdef readonly int slot      # of the peer; -1: not known before its hello
     cdef readonly bint dialled
+    cdef readonly bint bulk     # the second connection, for snapshots
     cdef readonly bint up       # after the handshake
     cdef bint closed
     cdef bint shaken            # the handshake succeeded once
@@ -31,6 +32,7 @@ cdef class Peer(Link):
     cdef int feed(self, const char *p, size_t n) except -1
     cdef ssize_t frames(self, const char *p, size_t n) except -1
     cdef object handshake(self, const Frame *f)
+    cdef int hang_up(self) except -1
     cdef int say_hello(self) except -1
     cdef int refuse(self, str why) except -1
     cdef int keep(self, const char *p, size_t n) except -1

@@ -14,12 +14,16 @@ class Peer(asyncio.Protocol):
         on_event: Callable[[Peer, str], None],
         on_up: Callable[[Peer, int], None],
         on_lost: Callable[[Peer], None],
+        bulk: bool = False,
     ) -> None: ...
     @property
     def slot(self) -> int:
         """Of the peer; -1: not known before its hello."""
     @property
     def dialled(self) -> bool: ...
+    @property
+    def bulk(self) -> bool:
+        """The second connection, for snapshots."""
     @property
     def up(self) -> bool:
         """After the handshake."""

@@ -10,8 +10,9 @@ from libc.string cimport memcpy, memmove
 from dengine._core cimport frames as core
 from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
-from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_HELLO, FRAME_LENGTH, FRAME_OK,
-                                 FRAME_PART, FRAME_PING, FRAME_UNKNOWN, Hello, Outbox, PROTOCOL,
+from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_HELLO, FRAME_LENGTH, FRAME_OFFER,
+                                 FRAME_OK, FRAME_PART, FRAME_PING,
+                                 FRAME_UNKNOWN, Hello, Outbox, PROTOCOL,
                                  frame_check, hello_decode)
 
 import socket
@@ -29,10 +30,11 @@ FAULTS = {
 cdef class Peer(Link):
     """An asyncio protocol; `slot` is the peer that was dialled, -1 for an accepted one."""
 
-    def __init__(self, Turn turn not None, int slot, on_event, on_up, on_lost):
+    def __init__(self, Turn turn not None, int slot, on_event, on_up, on_lost, bint bulk=False):
         self.turn = turn
         self.slot = slot
         self.dialled = slot >= 0
+        self.bulk = bulk
         self.on_event = on_event
         self.on_up = on_up
         self.on_lost = on_lost
@@ -73,9 +75,7 @@ cdef class Peer(Link):
 
     def connection_lost(self, error):
         self.closed = True
-        if self.up:
-            self.up = False
-            core.link_down(self.turn, self.slot, self)
+        self.hang_up()
         self.on_lost(self)
         self.transport = None
 
@@ -125,6 +125,9 @@ cdef class Peer(Link):
                 break
             if fault != FRAME_OK:
                 why = FAULTS[fault]
+            elif self.up and f.kind < FRAME_PING and self.bulk or f.kind > FRAME_OFFER and (
+                    self.up and not self.bulk):
+                why = f"a frame of kind {f.kind} on the wrong one of two connections"
             elif self.up:
                 why = core.receive(self.turn, self.slot, &f)
             else:
@@ -140,6 +143,7 @@ cdef class Peer(Link):
         cdef Hello h
         cdef Outbox box = Outbox()
         core.hello(self.turn, self.slot, &h)
+        h.bulk = self.bulk
         box.hello(&h)
         self.transport.write(PyBytes_FromStringAndSize(box.data, box.size))
         return 0
@@ -164,14 +168,29 @@ cdef class Peer(Link):
                     f"{self.turn.meta.state.node}: check the addresses in initial_cluster")
         if self.dialled and slot != self.slot:
             return f"node {h.node} answers at the address of node {self.turn.members.id[self.slot]}"
+        if self.dialled and h.bulk != self.bulk:
+            return "a handshake of another kind of connection"
         self.slot = slot
+        self.bulk = h.bulk
         if not self.dialled:
             self.say_hello()
         self.up = True
         self.shaken = True
         self.on_up(self, slot)
-        core.link_up(self.turn, slot, self, &h)
+        if self.bulk:
+            core.bulk_up(self.turn, slot, self)
+        else:
+            core.link_up(self.turn, slot, self, &h)
         return None
+
+    cdef int hang_up(self) except -1:
+        if self.up:
+            self.up = False
+            if self.bulk:
+                core.bulk_down(self.turn, self.slot, self)
+            else:
+                core.link_down(self.turn, self.slot, self)
+        return 0
 
     # -------------------------------------------------------------------------------------- Link
     cdef int send(self, const iovec *parts, int n) except -1:
@@ -220,9 +239,7 @@ cdef class Peer(Link):
 
     def give_up(self):
         """A newer connection to the same peer replaces this one: the core hears of it first."""
-        if self.up:
-            self.up = False
-            core.link_down(self.turn, self.slot, self)
+        self.hang_up()
         self.close()
 
     @property

@@ -24,6 +24,7 @@ cdef class Raft(Replication):
     cdef readonly uint64_t leader           # 0: unknown
     cdef uint64_t version                   # of the hard state
     cdef uint64_t saved                     # newest version on disk
+    cdef uint64_t saved_term                # its term: this node never says a lower one again
     cdef uint64_t promise_until_us
     cdef uint64_t verified                  # following: log matches the leader's up to here
     cdef uint64_t elections                 # counters
@@ -69,6 +70,9 @@ cdef class Raft(Replication):
                        uint64_t now_us) except -1
     cdef int link_up(self, uint64_t peer, uint64_t now_us) except -1
     cdef int link_down(self, uint64_t peer, uint64_t now_us) except -1
+
+    # A snapshot took the place of the log, which is empty behind `index` now.
+    cdef int restart(self, uint64_t index, uint64_t term) except -1
 
     # Outputs, besides Ready
     cdef void taken(self) noexcept

@@ -13,6 +13,7 @@ from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
                                    voters_below)
+from dengine._core.terms cimport Terms
 from dengine._core.types cimport unlikely
 
 from dengine.errors import InvariantError
@@ -37,7 +38,7 @@ cdef class Raft(Replication):
         self.opt = opt[0]
         self.random = opt.seed | 1
         self.terms = terms
-        self.term = term
+        self.term = self.saved_term = term
         self.vote = vote
         self.last = terms.last
         self.durable = terms.last               # recovery has synced what it accepted
@@ -114,6 +115,8 @@ cdef class Raft(Replication):
                        uint64_t now_us) except -1:
         if version > self.saved:
             self.saved = version
+            if version == self.version:
+                self.saved_term = self.term
             self.release()
             if self.role == CANDIDATE and self.saved >= self.vote_version:
                 self.count_votes(now_us)
@@ -372,6 +375,12 @@ cdef class Raft(Replication):
         if index > self.commit:
             self.commit = index
         return 0
+
+    cdef int restart(self, uint64_t index, uint64_t term) except -1:
+        self.terms = Terms(index, term)
+        self.last = self.durable = self.commit = self.verified = index
+        self.announced = 0
+        return self.announce(True)
 
     cdef int announce(self, bint again) except -1:
         """Tells the leader how much of what matches its log is durable here."""

@@ -51,7 +51,6 @@ cdef class Scan:
             raise FormatError(f"{self.name(max(epochs))} is none of this node's segments: nothing "
                               "was changed; move it out of the directory")
         cdef list opened = []
-        cdef bint reached = False
         self.stale = [n for n in names if n.endswith(".seg.new")]
         for epoch in epochs:
             opened.append((epoch, self.open(epoch)))
@@ -59,18 +58,39 @@ cdef class Scan:
             self.read_marks(epoch, fd)
         dead = self.dead(opened)
         for i, (epoch, fd) in enumerate(opened):
-            reached |= epoch == self.found.mark.epoch
             if epoch in dead:
                 self.leave(epoch)
             else:
                 self.segment(epoch, fd, i == len(opened) - 1)
-        if self.found.mark.epoch and not reached:
-            self.corrupt(f"{self.name(self.found.mark.epoch)} is missing, but a completed sync "
-                         f"proves entries up to {self.found.mark.index} in it")
-        if self.log.last < known and not MUTANT(111):
-            self.corrupt(f"{fsdecode(self.log.directory)} ends at entry {self.log.last}, but entry "
-                         f"{known} was on this disk when the hard state was saved: a segment is "
-                         "missing or cut short")
+        return self.judge(known)
+
+    cdef int judge(self, uint64_t known) except -1:
+        """Is all there that a mark, the hard state or the name of a snapshot proves?"""
+        cdef Position *mark = &self.found.mark
+        cdef uint64_t end
+        if self.base.index and not self.holds_base():
+            if self.log.last:
+                self.found.notes.append(
+                    f"the log, which ends at entry {self.log.last}, does not lead to the snapshot "
+                    f"of entry {self.base.index}: it starts anew behind that")
+            self.restart(self.base.index, self.base.term, self.base.crc)
+        end = self.log.last
+        if not self.proved and mark.index > self.base.index:
+            self.corrupt(self.fault or f"{self.name(mark.epoch)} is missing, but a completed sync "
+                         f"proves entries up to {mark.index} in it")
+        if end < known and not MUTANT(111):
+            self.corrupt(f"{fsdecode(self.log.directory)} ends at entry {end}, but entry {known} "
+                         "was on this disk when the hard state was saved: a segment is missing or "
+                         "cut short")
+        if end < self.base.newest and not MUTANT(121):
+            self.corrupt(f"the snapshot of entry {self.base.newest} is damaged, and "
+                         f"{fsdecode(self.log.directory)} ends at entry {end}")
+        return 0
+
+    cdef int suspect(self, str what) except -1:
+        """Something that is proven is bad. It may still be that nothing of it counts."""
+        if self.fault is None:
+            self.fault = what
         return 0
 
     cdef int corrupt(self, str what) except -1:
@@ -173,10 +193,10 @@ cdef class Scan:
                               "the log: nothing was changed; move it out of the directory")
         if fault == 0 and h.size != <uint64_t>size:
             fault = 2
-        if fault or not self.reaches(&h):
+        if fault or not (self.reaches(&h) or self.starts_anew(&h)):
             # A blank one of a lower epoch was prepared and passed over: the next anchor tells.
             if proven and (fault != 1 or epoch == self.found.mark.epoch):
-                self.corrupt(f"{self.name(epoch)}: its header "
+                self.suspect(f"{self.name(epoch)}: its header "
                              f"{'is damaged' if fault else 'does not continue the log'}, but a "
                              f"completed sync proves entries up to {self.found.mark.index}")
             elif fault != 1:
@@ -199,19 +219,51 @@ cdef class Scan:
             return False
         return self.log.crc_at(h.anchor_index) == h.anchor_crc or MUTANT(44)
 
+    cdef bint starts_anew(self, const SegmentHeader *h) except -1:
+        """What is before it is not needed: the snapshot holds it, up to this anchor at least.
+        Whether the chain that begins here is the snapshot's, `judge` sees."""
+        if self.base.index == 0 or h.anchor_index > self.base.index or self.holds_base():
+            return False
+        self.restart(h.anchor_index, h.anchor_term, h.anchor_crc)
+        return True
+
+    cdef bint holds_base(self) except -1:
+        """Does the chain lead through the last entry of the snapshot?"""
+        return (self.log.last >= self.base.index
+                and (MUTANT(114) or self.found.terms.at(self.base.index) == self.base.term)
+                and (MUTANT(114) or self.log.crc_at(self.base.index) == self.base.crc))
+
+    cdef int restart(self, uint64_t index, uint64_t term, uint32_t crc) except -1:
+        """The chain begins behind this entry."""
+        while self.log.count:
+            self.drop()
+        self.found.terms = Terms(index, term)
+        self.configs = []
+        self.log.scratch_first = 0
+        self.log.last = index
+        self.log.last_term = term
+        self.log.last_crc = crc
+        return 0
+
+    cdef int drop(self) except -1:
+        """The newest segment holds nothing live."""
+        cdef Segment *s
+        self.log.count -= 1
+        s = self.log.segments[self.log.count]
+        self.stale.append(segment_name(s.epoch))
+        if s.map != NULL:
+            self.log.io.unmap(self.log.io.ctx, s.map, s.size)
+        self.log.io.close(self.log.io.ctx, s.fd)
+        segment_free(s)
+        return 0
+
     cdef int keep_to(self, uint64_t index, uint64_t term, uint32_t crc) except -1:
         """Records above a newer anchor are dead."""
         cdef Segment *s
         if index == self.log.last or MUTANT(46):
             return 0
         while self.log.count and self.log.segments[self.log.count - 1].first > index + 1:
-            self.log.count -= 1
-            s = self.log.segments[self.log.count]
-            self.stale.append(segment_name(s.epoch))
-            if s.map != NULL:
-                self.log.io.unmap(self.log.io.ctx, s.map, s.size)
-            self.log.io.close(self.log.io.ctx, s.fd)
-            segment_free(s)
+            self.drop()
         if self.log.count:
             s = self.log.segments[self.log.count - 1]
             if index + 1 - s.first < s.count:
@@ -236,6 +288,8 @@ cdef class Scan:
                 base = s.end
                 have = min(<uint64_t>WINDOW, s.size - base)
                 self.read(s.fd, self.window, have, base)
+                if self.progress is not None:
+                    self.progress(have)
             at = self.window + (s.end - base)
             if s.end + sizeof(uint32_t) > s.size:
                 fault = RECORD_END
@@ -257,9 +311,10 @@ cdef class Scan:
             raise FormatError(f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} is "
                               "of a kind that this version does not know: nothing was changed; use "
                               "the dengine version that wrote it, or a later one")
-        if (s.epoch == self.found.mark.epoch and s.end < self.found.mark.offset
-                and not MUTANT(81)):
-            self.corrupt(f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
+        if s.epoch == self.found.mark.epoch:
+            self.proved = s.end >= self.found.mark.offset or MUTANT(81)
+        if s.epoch == self.found.mark.epoch and not self.proved:
+            self.suspect(f"{self.name(s.epoch)}, offset {s.end}: entry {self.log.last + 1} "
                          f"{FAULTS.get(fault, 'is missing')}, but a completed sync proves entries "
                          f"up to {self.found.mark.index}")
         elif fault != RECORD_END:
@@ -274,6 +329,7 @@ cdef class Scan:
         self.found.config = max(self.configs, default=0)
         log.written = log.last
         log.synced = log.last
+        log.marks.sequence = self.found.sequence
         if log.count == 0:
             return self.tidy()
         s = log.segments[log.count - 1]
@@ -281,7 +337,6 @@ cdef class Scan:
         if self.blank(s.fd, s.end, s.size) or MUTANT(47):
             log.must_roll = False
             log.open_tail(s)
-        log.marks.sequence = self.found.sequence
         log.marks.done.epoch = s.epoch
         log.marks.done.offset = s.end
         log.marks.done.index = log.last
@@ -290,6 +345,7 @@ cdef class Scan:
         log.marks.done.commit = self.found.commit
         log.marks.written = log.marks.done
         log.marks.fd = s.fd
+        log.synced_epoch = s.epoch
         log.marks.fresh = True
         return self.tidy()
 
@@ -320,9 +376,12 @@ cdef class Scan:
         return True
 
 
-cdef Scan recover(Log log, list names, uint64_t known, bint alone):
+cdef Scan recover(Log log, list names, const Base *base, uint64_t known, bint alone,
+                  object progress):
     cdef Scan scan = Scan()
+    scan.progress = progress
     scan.log = log
+    scan.base = base[0]
     scan.alone = alone
     try:
         scan.run(names, known)

@@ -30,6 +30,7 @@ ctypedef struct Progress:       # what the leader knows of one peer, by slot
     bint up                     # the connection
     bint due                    # must be sent something in this Ready, if only an empty append
     bint fetching               # its next entries are being read from disk
+    bint compacted              # its next entries are in no log any more: it needs a snapshot
     bint diverged               # it holds another crc at an equal (index, term)
 
 ctypedef struct Grant:          # a read that may be answered once `index` is applied
@@ -80,6 +81,7 @@ cdef class Replication:
     cdef int begun(self, uint64_t n) except -1              # n entries, the last is the no-op
     cdef int read(self, uint64_t ticket, bint lease, uint64_t now_us) except -1
     cdef void want(self, int slot, uint64_t index) noexcept
+    cdef int compact(self, uint64_t to) except -1           # entries up to `to` left the log
 
     # Outputs, besides Ready
     # once per Ready, before the appends are taken

@@ -94,6 +94,9 @@ cdef class Replication:
         if m.flags & REJECTED:
             next = self.terms.agree(m.index, m.index_term) + 1
             if m.round >= p.backoff and p.match < next <= p.next:
+                p.compacted = next == self.terms.base + 1 and (
+                    m.index < self.terms.base or m.index_term < self.terms.base_term) and (
+                    not MUTANT(126))
                 self.rewind(p)
                 p.next = next
                 p.backoff = self.round + 1
@@ -102,6 +105,7 @@ cdef class Replication:
             return 0
         if p.probing and m.index + 1 >= p.next and m.round >= p.backoff:
             p.probing = False
+            p.compacted = False
             p.next = m.index + 1 if m.index + 1 > p.next else p.next
         return 0
 
@@ -245,7 +249,7 @@ cdef class Replication:
     cdef bint sendable(self, int slot) noexcept:
         """Entries wait for this peer and its window has room."""
         cdef Progress *p = &self.peers[slot]
-        if p.next > self.last or p.fetching:
+        if p.next > self.last or p.fetching or p.compacted:
             return False
         if p.probing:
             return p.frames == 0
@@ -300,3 +304,16 @@ cdef class Replication:
             self.peers[slot].want = index
         if self.commit >= index and self.peers[slot].told < index:
             self.peers[slot].due = True
+
+    cdef int compact(self, uint64_t to) except -1:
+        cdef Progress *p
+        cdef int i
+        self.terms.forget(to)
+        for i in range(self.config.count):
+            p = &self.peers[i]
+            if self.role == LEADER and p.next <= to and self.config.id[i] != self.opt.id:
+                self.rewind(p)
+                p.next = to + 1
+                p.backoff = self.round + 1
+                p.compacted = p.match < to and not MUTANT(126)
+        return 0

@@ -20,6 +20,7 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t incarnation        # as its hello said
     uint64_t last               # its last index then: 0, an empty log
     uint64_t number             # grows with each connection
+    uint64_t bulk_number        # likewise, of second ones
 
 cdef enum:
     ASK_AGAIN_US = 10000        # after a refusal; a leader that is gone is not asked in a loop

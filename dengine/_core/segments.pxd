@@ -84,6 +84,10 @@ cdef class Segments:
     cdef Segment *roll_to(self, size_t size) except NULL
     cdef int push(self, Segment *s) except -1
     cdef int keep(self, uint64_t to) except -1                  # what is above `to` is dead
+    cdef int cut_off(self) except -1                            # the newest segment is dead
+    # A segment that nothing needs any more and no list holds: its file goes, in the preparer.
+    cdef int remove(self, Segment *s) except -1
+    cdef uint64_t first(self) noexcept                          # index of the oldest record
     # the next segment in time
     cdef int plan(self) except -1
     cdef int prepared_done(self, const Job *job) except -1

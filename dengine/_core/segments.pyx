@@ -1,4 +1,5 @@
 """Segments: which file is next, and where a record lies. See segments.pxd."""
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
@@ -6,7 +7,7 @@ from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport run
 from dengine._core.memory cimport grown
-from dengine._core.types cimport JOB_PREPARE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
+from dengine._core.types cimport JOB_PREPARE, JOB_REMOVE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
 
 from os import fsdecode
 
@@ -143,18 +144,47 @@ cdef class Segments:
     cdef int keep(self, uint64_t to) except -1:
         cdef Segment *s
         while self.count and self.segments[self.count - 1].first > to + 1:
-            self.dead = <Segment **>grown(self.dead, self.dead_count + 1, &self.dead_capacity,
-                                          sizeof(Segment *), 16)
-            self.count -= 1
-            s = self.segments[self.count]
-            s.count = 0
-            self.dead[self.dead_count] = s
-            self.dead_count += 1
+            self.cut_off()
         if self.count:
             s = self.segments[self.count - 1]
             if to + 1 - s.first < s.count:
                 s.count = to + 1 - s.first
                 s.end = offset_of(s, to + 1)
+        self.scratch_first = 0
+        return 0
+
+    cdef int cut_off(self) except -1:
+        cdef Segment *s
+        self.dead = <Segment **>grown(self.dead, self.dead_count + 1, &self.dead_capacity,
+                                      sizeof(Segment *), 16)
+        self.count -= 1
+        s = self.segments[self.count]
+        s.count = 0
+        self.dead[self.dead_count] = s
+        self.dead_count += 1
+        self.scratch_first = 0
+        return 0
+
+    cdef uint64_t first(self) noexcept:
+        return self.segments[0].first if self.count else self.last + 1
+
+    cdef int remove(self, Segment *s) except -1:
+        cdef bytes path = self.directory + b"/" + segment_name(s.epoch).encode()
+        cdef size_t n = PyBytes_GET_SIZE(path) + 1
+        cdef char *owned = <char *>malloc(n)
+        cdef Job *job
+        if owned == NULL:
+            raise MemoryError
+        memcpy(owned, PyBytes_AS_STRING(path), n)
+        if s.map != NULL:
+            self.io.unmap(self.io.ctx, s.map, s.size)
+        job = self.preparer.slot()
+        job.kind = JOB_REMOVE
+        job.fd = s.fd
+        job.path = owned
+        job.owned = owned
+        self.preparer.submit()
+        segment_free(s)
         self.scratch_first = 0
         return 0
 

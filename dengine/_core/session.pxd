@@ -56,4 +56,6 @@ cdef class Session:
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept
     cdef PyObject *withdraw(self, uint64_t sequence) noexcept   # it was not proposed
     cdef int register(self, const Command *c, uint64_t index) except -1
+    # Is this process's session in a table that came with a snapshot?
+    cdef int recognise(self) except -1
     cdef int expire(self, uint64_t now_us, int status, Results to) except -1

@@ -156,6 +156,15 @@ cdef class Session:
             self.ready = True
         return 0
 
+    cdef int recognise(self) except -1:
+        cdef int i
+        for i in range(self.table_count):
+            if (self.table[i].node == self.node and self.table[i].incarnation == self.incarnation
+                    and self.table[i].nonce == self.nonce):
+                self.id = self.table[i].id
+                self.ready = True
+        return 0
+
     cdef int expire(self, uint64_t now_us, int status, Results to) except -1:
         """Waiters past their deadline are told; now_us = UINT64_MAX tells all."""
         cdef uint64_t sequence = self.floor, end = self.next

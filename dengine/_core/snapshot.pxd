@@ -19,7 +19,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from dengine._core.kv cimport KV, Pin
 from dengine._core.tree cimport Cursor, Node
-from dengine._core.types cimport Io, Item
+from dengine._core.types cimport Io, Item, Work
 
 cdef enum:
     SNAPSHOT_FORMAT = 1
@@ -35,7 +35,7 @@ cdef enum:
 cdef packed struct SnapshotHeader:
     uint64_t magic
     uint32_t format
-    uint32_t crc                # of the page behind it
+    uint32_t crc                # of the page behind it, seeded with the format: in every format
     uint64_t cluster
     uint64_t incarnation        # of the data directory that wrote it
     uint64_t index              # of the last entry that is in it
@@ -60,7 +60,7 @@ cdef packed struct SnapshotFooter:
     uint64_t keys
 
 
-cdef class SnapshotWriter:
+cdef class SnapshotWriter(Work):
     cdef const Io *io
     cdef bytes directory
     cdef bytes path                         # the final name
@@ -74,10 +74,13 @@ cdef class SnapshotWriter:
     cdef const Item *item                   # the next one, borrowed from `root`
     cdef char *raw                          # one frame, SNAPSHOT_FRAME_MAX bytes
     cdef uint32_t crc                       # of the newest frame
-    cdef uint64_t size                      # bytes written
-    cdef uint64_t synced                    # of them
+    cdef uint64_t synced                    # of the bytes written
     cdef SnapshotFooter footer              # so far
     cdef SnapshotReader reader              # of the verification; None before
+    cdef uint64_t term                      # as in the header
+    cdef uint32_t last_crc
+    cdef uint32_t header_crc
+    cdef list old                           # names that go when it is complete; the caller's to set
 
     # The snapshot `header.index` in `directory`. The caller fills in cluster, incarnation, index,
     # term and last_crc. `pin` may be dropped afterwards. No system call: the first step creates

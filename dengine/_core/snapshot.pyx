@@ -18,7 +18,7 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from dengine._core.codec cimport Reader, read_from
 from dengine._core.crc cimport crc32c
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport write_all
 from dengine._core.items cimport ItemFields, item_take, items_check, items_encode
 from dengine._core.tree cimport tree_drop, tree_hold, tree_seek
@@ -71,12 +71,13 @@ cdef int remove(const Io *io, bytes directory, list names) except -1:
 
 # --------------------------------------------------------------------------------------- writing
 @final
-cdef class SnapshotWriter:
+cdef class SnapshotWriter(Work):
     """Writes one pinned generation of the store, step by step."""
 
     def __cinit__(self):
         self.fd = -1
         self.temporary = b""
+        self.old = []
         self.root = NULL
         self.raw = <char *>malloc(SNAPSHOT_FRAME_MAX)
         if self.raw == NULL:
@@ -97,6 +98,9 @@ cdef class SnapshotWriter:
         self.path = directory + b"/" + snapshot_name(header.index).encode()
         self.temporary = self.path + b".new"
         self.engine = engine
+        self.index = header.index
+        self.term = header.term
+        self.last_crc = header.last_crc
         self.root = pin.root
         if not MUTANT(104):
             tree_hold(self.root)
@@ -109,7 +113,8 @@ cdef class SnapshotWriter:
         h.revision = pin.revision
         h.keys = pin.count
         h.engine_bytes = PyBytes_GET_SIZE(engine)
-        h.crc = self.crc = crc32c(self.raw + HEADER_CRC_FROM, PAGE - HEADER_CRC_FROM, 0)
+        self.crc = header_crc(self.raw, SNAPSHOT_FORMAT)
+        h.crc = self.header_crc = self.crc
         return 0
 
     cpdef bint step(self) except -1:
@@ -158,6 +163,7 @@ cdef class SnapshotWriter:
         part.iov_base = self.raw                # where `open` left the header
         part.iov_len = self.size = PAGE
         with nogil:
+            FAILPOINT(b"snapshot.create")
             self.io.unlink(self.io.ctx, temporary)
             self.fd = self.io.open(self.io.ctx, temporary,
                                    O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, MODE)
@@ -200,7 +206,7 @@ cdef class SnapshotWriter:
         f.zero = 0
         with nogil:
             f.crc = frame_crc(&f, parts[1].iov_base, self.crc)
-            error = write_all(self.io, self.fd, parts, 2, self.size)
+            error = FAILPOINT(b"snapshot.write") or write_all(self.io, self.fd, parts, 2, self.size)
         self.check(error, "written")
         self.crc = f.crc
         self.size += sizeof(f) + f.stored
@@ -217,7 +223,7 @@ cdef class SnapshotWriter:
         self.write_frame(FOOTER, <const char *>&footer, sizeof(footer))
         self.sync()
         with nogil:
-            error = -self.io.drop(self.io.ctx, self.fd, 0, self.size)
+            error = FAILPOINT(b"snapshot.read") or -self.io.drop(self.io.ctx, self.fd, 0, self.size)
         self.check(error, "read back")
         self.reader = SnapshotReader()
         self.reader.open(self.io, self.temporary, None)
@@ -228,7 +234,7 @@ cdef class SnapshotWriter:
         cdef int error = 0
         if not MUTANT(100):
             with nogil:
-                error = -self.io.fdatasync(self.io.ctx, self.fd)
+                error = FAILPOINT(b"snapshot.sync") or -self.io.fdatasync(self.io.ctx, self.fd)
         self.synced = self.size
         return self.check(error, "synced")
 
@@ -238,11 +244,14 @@ cdef class SnapshotWriter:
         cdef const char *directory = self.directory
         cdef int error
         with nogil:
-            error = -self.io.rename(self.io.ctx, temporary, path)
+            error = FAILPOINT(b"snapshot.rename") or -self.io.rename(self.io.ctx, temporary, path)
             if error == 0 and not MUTANT(105):
-                error = -self.io.sync_dir(self.io.ctx, directory)
+                error = FAILPOINT(b"snapshot.renamed") or -self.io.sync_dir(self.io.ctx, directory)
+            FAILPOINT(b"snapshot.named")
         self.check(error, "given its name")
         self.stage = COMPLETE
+        self.complete = True
+        remove(self.io, self.directory, self.old)
         return self.close()
 
     cdef int check(self, int error, str what) except -1:
@@ -251,6 +260,10 @@ cdef class SnapshotWriter:
                 f"{fsdecode(self.temporary)} could not be {what}: {strerror(error).decode()}; the "
                 "log and the snapshots before it are as they were; make room or mend the disk")
         return 0
+
+
+cdef inline uint32_t header_crc(const char *page, uint32_t format) noexcept nogil:
+    return crc32c(page + HEADER_CRC_FROM, PAGE - HEADER_CRC_FROM, format)
 
 
 cdef uint32_t frame_crc(const SnapshotFrame *f, const void *stored, uint32_t before) noexcept nogil:
@@ -343,11 +356,11 @@ cdef class SnapshotReader:
         memcpy(h, page, sizeof(SnapshotHeader))
         if h.magic != SNAPSHOT_MAGIC:
             self.corrupt("the header is not that of a snapshot")
-        if h.format > SNAPSHOT_FORMAT:
-            self.newer(f"it has format {h.format}")
-        self.crc = crc32c(page + HEADER_CRC_FROM, PAGE - HEADER_CRC_FROM, 0)
+        self.crc = header_crc(page, h.format)
         if h.format == 0 or h.crc != self.crc:
             self.corrupt("the header does not match its checksum")
+        if h.format > SNAPSHOT_FORMAT:
+            self.newer(f"it has format {h.format}")
         for i in range(sizeof(SnapshotHeader), <size_t>PAGE):
             if page[i] != 0:
                 h.zero = 1

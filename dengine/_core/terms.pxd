@@ -13,6 +13,8 @@ cdef class Terms:
     cdef size_t capacity
 
     cdef int append(self, uint64_t term, uint64_t n) except -1      # n entries of `term` after last
+    # Entries up to `to` are compacted.
+    cdef int forget(self, uint64_t to) except -1
     cdef int cut(self, uint64_t to) except -1                       # forgets every index above `to`
     # 0: not in the log (base has its term)
     cdef uint64_t at(self, uint64_t index) noexcept

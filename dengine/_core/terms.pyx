@@ -51,6 +51,27 @@ cdef class Terms:
             self.last = to
         return 0
 
+    cdef int forget(self, uint64_t to) except -1:
+        cdef size_t run, i
+        if to <= self.base:
+            return 0
+        if to > self.last:
+            raise InvariantError(f"terms up to {to} forgotten of a log that ends at {self.last}")
+        run = self.find(to)
+        self.base_term = self.term[run]
+        self.base = to
+        if run + 1 == self.count or self.start[run + 1] > to + 1:       # its rest stays
+            self.start[run] = to + 1
+        else:
+            run += 1
+        if to == self.last:
+            run = self.count
+        self.count -= run
+        for i in range(self.count):
+            self.start[i] = self.start[i + run]
+            self.term[i] = self.term[i + run]
+        return 0
+
     cdef size_t find(self, uint64_t index) noexcept:
         """The run that holds `index`, which lies in (base, last]."""
         cdef size_t low = 0, high = self.count - 1, middle

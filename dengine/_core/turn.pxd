@@ -4,13 +4,11 @@
 # are stepped, Ready is taken, frames are sent with one write per peer, the log is written, what is
 # committed is applied, results are told. It decides order; raft decides what, log decides where.
 # Everything here runs under the GIL.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from dengine._core.consensus cimport Message
-from dengine._core.flush cimport Worker
-from dengine._core.meta cimport Meta
-from dengine._core.requests cimport Requests
 from dengine._core.types cimport Job, Waiter
+from dengine._core.upkeep cimport Upkeep
 from dengine._core.watch cimport Watch
 
 cdef struct Fetch:              # entries that are being read from disk for a peer
@@ -22,11 +20,7 @@ cdef struct Fetch:              # entries that are being read from disk for a pe
     char bytes[0]
 
 
-cdef class Turn(Requests):
-    cdef readonly Meta meta
-    cdef Worker flusher
-    cdef Worker preparer
-    cdef uint32_t promise_ms
+cdef class Turn(Upkeep):
     cdef list links                         # Link or None, by slot
     cdef uint64_t last_us                   # when the previous turn ran
     cdef bint in_turn
@@ -59,7 +53,6 @@ cdef class Turn(Requests):
     cdef int stop(self, object error) except -1
     cdef int notice_role(self) except -1
     cdef bint ready(self, uint64_t now_us) except -1
-    cdef int slot_by_id(self, uint64_t node) noexcept
     cdef int begin_term(self) except -1
     cdef int save(self) except -1
     cdef uint64_t known(self) noexcept      # committed and on this disk up to here

@@ -3,6 +3,7 @@ from collections.abc import Callable
 
 from dengine._core.kv import KV
 from dengine._core.raft import Raft
+from dengine._core.types import Work
 
 class Turn:
     """The core of one node; `boot.open_turn` makes it, `run` does what is due."""
@@ -11,6 +12,9 @@ class Turn:
     on_results: Callable[[], None] | None
     on_fatal: Callable[[Exception], None] | None
     on_role: Callable[[], None] | None
+    on_snapshot: Callable[[Work], None] | None
+    def snapshot_ended(self, work: Work) -> None:
+        """Whoever stepped it is done with it."""
     @property
     def kv(self) -> KV: ...
     @property

@@ -10,8 +10,9 @@ from dengine._core.flush cimport load_acquire
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport Raft
 from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, FRAME_ENTRIES, JOB_META, JOB_PREPARE,
-                                  JOB_READ, JUMP, MAX_MEMBERS, PAGE, STOPPED, Link, likely,
-                                  unlikely)
+                                  JOB_READ, JOB_WRITE, JUMP, MAX_MEMBERS, PAGE, STOPPED, Link,
+                                  likely, unlikely)
+from dengine._core.transfer cimport TRANSFER
 from dengine._core.watch cimport begin_watch, end_watch
 from dengine._core.wire cimport Outbox
 
@@ -27,7 +28,7 @@ cdef enum:
     SKIP_TICKS = 2
 
 
-cdef class Turn(Requests):
+cdef class Turn(Upkeep):
     def __cinit__(self):
         self.links = [None] * MAX_MEMBERS
 
@@ -71,6 +72,8 @@ cdef class Turn(Requests):
                 self.take_inbox(now)
                 more = self.ready(now) and self.ready(now)
                 more |= self.apply()
+                if unlikely(self.checkpoint.due(self.machine.applied, self.log.bytes_written, now)):
+                    self.begin_snapshot()
                 if self.reads.count:
                     self.reads.answer(self.machine.applied, self.kv, self.results)
                 self.flush_links()
@@ -110,10 +113,21 @@ cdef class Turn(Requests):
         while job != NULL:
             if job.kind & JOB_PREPARE:
                 self.log.prepared_done(job)
-            else:
+            elif job.kind & JOB_READ and job.tag == TRANSFER:
+                self.send_piece(job)
+            elif job.kind & JOB_READ:
                 self.fetched(job)
+            elif job.kind & JOB_WRITE:
+                if self.transfer.was_written(job, now_us):
+                    self.fetch_piece()
+                elif self.transfer.complete():
+                    self.begin_load()
             self.preparer.give_back()
             job = self.preparer.take()
+        if unlikely(self.checkpoint.writer is not None and self.checkpoint.writer.ended):
+            self.checkpoint.end(now_us)
+        if unlikely(self.transfer.loader is not None and self.transfer.loader.ended):
+            self.install(now_us)
         return self.persisted(now_us)
 
     cdef int persisted(self, uint64_t now_us) except -1:
@@ -189,16 +203,13 @@ cdef class Turn(Requests):
         if raft.version == raft.saved or MUTANT(40):
             self.log.write(self.flusher, raft.commit, now_us)
             self.log.plan()
+        if unlikely(self.log.first() <= self.checkpoint.keep):
+            self.compact()
+        if unlikely(self.log.dead_count):
+            self.log.bury()
         self.persisted(now_us)
         return (raft.out_count or raft.grant_count or raft.begin or raft.round_due
                 or (raft.save and self.flusher.has_room(2)))
-
-    cdef int slot_by_id(self, uint64_t node) noexcept:
-        cdef int i
-        for i in range(self.members.count):
-            if self.members.id[i] == node:
-                return i
-        return -1
 
     cdef int begin_term(self) except -1:
         """The no-op of a term; before the first, the configuration of the cluster."""
@@ -208,7 +219,7 @@ cdef class Turn(Requests):
         if not self.raft.formed:
             self.members.promise_ms = self.promise_ms
             payload = encode_members(&self.members)
-            self.log.append(self.raft.term, ENTRY_CONFIG, payload, len(payload))
+            self.config_index = self.log.append(self.raft.term, ENTRY_CONFIG, payload, len(payload))
             config_from(&config, &self.members)
             self.raft.adopt(&config, True, 0)
             n = 2
@@ -276,6 +287,8 @@ cdef class Turn(Requests):
                 box.borrow(piece[i], size[i])
             box.end()
             self.raft.sent(slot, n, total)
+            if unlikely(self.raft.peers[slot].compacted):
+                self.offer_snapshot(slot)
             if n == 0:
                 return 0
         return 0
@@ -339,6 +352,11 @@ cdef class Turn(Requests):
                 if self.peers[slot].up:
                     FAILPOINT(b"turn.send")
                     (<Link>self.links[slot]).send(box.parts, box.gather())
+                box.clear()
+            box = <Outbox>self.bulk_boxes[slot]
+            if unlikely(box.total):
+                if self.bulks[slot] is not None:
+                    (<Link>self.bulks[slot]).send(box.parts, box.gather())
                 box.clear()
         return 0
 

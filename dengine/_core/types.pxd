@@ -124,7 +124,7 @@ cdef enum JobKind:
     # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir
     JOB_PREPARE = 8
     JOB_READ = 16               # pread of iov[0] at offset
-    JOB_CLOSE = 32              # close fd
+    JOB_REMOVE = 32             # unlink path, close fd: of a large file that takes long
 
 
 ctypedef struct Job:
@@ -150,6 +150,18 @@ ctypedef struct Job:
     uint64_t took_us            # out: time in the sync
     Position position           # SYNC: what it covers; out when late
     void *state                 # flush.Marks of the log
+
+
+cdef class Work:
+    # What a thread beside the node does step by step (a snapshot is written, or loaded): until it
+    # says False or raises; then the thread calls `close`, and the turn hears of it.
+    cdef readonly uint64_t index            # of the snapshot
+    cdef readonly uint64_t size             # bytes of it
+    cdef readonly bint complete
+    cdef bint ended                         # the thread is done with it
+
+    cpdef bint step(self) except -1
+    cpdef int close(self) except -1
 
 
 # ---------------------------------------------------------------- border 4: the kernel

@@ -9,3 +9,13 @@ class Entry(NamedTuple):
 
 class Waiter: ...
 class Link: ...
+
+class Work:
+    """What a thread beside the node does step by step."""
+
+    index: int
+    size: int
+    complete: bool
+    def step(self) -> bool:
+        """False: it is done. Raises what stopped it."""
+    def close(self) -> None: ...

@@ -17,3 +17,11 @@ cdef class Link:
 
     cdef int close(self) except -1:
         raise NotImplementedError
+
+
+cdef class Work:
+    cpdef bint step(self) except -1:
+        raise NotImplementedError
+
+    cpdef int close(self) except -1:
+        raise NotImplementedError

@@ -4,7 +4,7 @@
 # Frame (little-endian): u32 length of what follows · u32 crc (CRC-32C of what follows it) ·
 # u8 kind · u8 flags · u16 0 · u64 term · then by kind:
 #    HELLO     u16 protocol, u64 cluster, u64 node, u64 incarnation, u64 to,
-#              u64 last index (0: an empty log)
+#              u64 last index (0: an empty log)                               flags BULK
 #    VOTE      u64 last index, u64 last term                                     flags PRE
 #    VOTED     (no fields)                                     flags PRE GRANTED MARKED
 #    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round,
@@ -17,6 +17,12 @@
 #    GRANTED   u64 ticket, u64 index                                             flags REJECTED
 #    PING
 #    BYE       u16 + text: why the connection is closed
+#    OFFER     u64 index, u64 index term, u32 last crc, u32 header crc, u64 bytes: a snapshot
+#    FETCH     u64 index, u32 header crc, u64 offset
+#    PIECE     u64 index, u32 header crc, u64 offset, bytes of the snapshot
+#
+# Two connections between two nodes: FETCH and PIECE go over the second one (BULK in its HELLO), all
+# else over the first.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from dengine._core.consensus cimport Message, Run
@@ -40,9 +46,13 @@ cdef enum FrameKind:            # 2 to 6 are raft's MessageKind
     FRAME_GRANTED = 10
     FRAME_PING = 11
     FRAME_BYE = 12
+    FRAME_OFFER = 13
+    FRAME_FETCH = 14
+    FRAME_PIECE = 15
 
 cdef enum:
     LEASE_READ = 1              # flag of FRAME_READ
+    BULK = 1                    # flag of FRAME_HELLO
 
 cdef packed struct FrameHeader:
     uint32_t length
@@ -66,6 +76,7 @@ ctypedef struct Hello:
     uint64_t incarnation
     uint64_t to
     uint64_t last
+    bint bulk
 
 cdef enum FrameFault:
     FRAME_OK = 0

@@ -38,7 +38,7 @@ cdef int frame_check(const char *p, size_t n, Frame *out, size_t *used) noexcept
     memcpy(&h, p, FRAME_HEADER)
     if crc32c(p + CRC_FROM, used[0] - CRC_FROM, 0) != h.crc:
         return FRAME_CRC
-    if h.kind < FRAME_HELLO or h.kind > FRAME_BYE or h.zero != 0:
+    if h.kind < FRAME_HELLO or h.kind > FRAME_PIECE or h.zero != 0:
         return FRAME_UNKNOWN
     out.kind = h.kind
     out.flags = h.flags
@@ -167,7 +167,7 @@ cdef class Outbox:
         return self.put(&a, sizeof(a))
 
     cdef int hello(self, const Hello *h) except -1:
-        self.begin(FRAME_HELLO, 0, 0)
+        self.begin(FRAME_HELLO, BULK if h.bulk else 0, 0)
         self.put_u16(h.protocol)
         self.put_u64(h.cluster)
         self.put_u64(h.node)
@@ -186,7 +186,8 @@ cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
     out.incarnation = take_u64(&r)
     out.to = take_u64(&r)
     out.last = take_u64(&r)
-    return -1 if r.bad or (r.at != r.end and out.protocol == PROTOCOL) else 0
+    out.bulk = f.flags == BULK
+    return -1 if r.bad or f.flags & ~BULK or (r.at != r.end and out.protocol == PROTOCOL) else 0
 
 
 cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept nogil:

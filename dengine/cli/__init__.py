@@ -8,6 +8,7 @@ from importlib import metadata
 import click
 
 from dengine import errors
+from dengine.cli.backup import backup, restore, snapshot
 from dengine.cli.check import check
 from dengine.cli.cluster import cluster
 from dengine.cli.config import config
@@ -58,5 +59,6 @@ def version() -> None:
         click.echo("dengine, from a checkout that is not installed")
 
 
-for command in (serve, cluster, put, get, delete, status, config, check, log, version):
+for command in (serve, cluster, put, get, delete, status, config, check, log, snapshot, backup,
+                restore, version):
     root.add_command(command)

@@ -8,7 +8,8 @@ import click
 
 from dengine.cli.progress import Bar
 from dengine.examine import bytes_in, examine, holder
-from dengine.judge import Examination, Finding, Severity
+from dengine.findings import Finding, Severity
+from dengine.judge import Examination
 
 COLORS = {Severity.FINE: "green", Severity.REPAIRABLE: "yellow", Severity.CORRUPT: "red",
           Severity.UNREADABLE: "red"}
@@ -67,6 +68,8 @@ def last_line(found: Examination) -> str:
     mark = found.mark
     proves = (f"mark {mark['sequence']} proves entries up to {mark['index']}" if mark["epoch"]
               else "no mark proves anything")
-    entries = f"entries {s['first']} to {s['last']}" if s["last"] else "no entries"
+    entries = f"entries {s['first']} to {s['last']}" if s["first"] else "no entries"
+    if s["snapshot"]:
+        entries = f"a snapshot of entry {s['snapshot']}, {entries}"
     return (f"{s['segments']} segments, {entries}, term {s['term']}, {proves}: "
             f"{click.style(str(s['means']), COLORS[found.verdict])}")

@@ -12,7 +12,8 @@ import click
 from dengine.cli.check import state
 from dengine.cli.progress import Bar
 from dengine.examine import bytes_in, examine, holder
-from dengine.judge import MAX_INDEX, Examination, Segment, Severity
+from dengine.findings import Segment, Severity
+from dengine.judge import MAX_INDEX, Examination
 
 HEADERS = ("ok", "blank", "damaged", "of a newer format")
 SLOTS = ("ok", "damaged", "of a newer format")

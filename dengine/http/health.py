@@ -1,21 +1,24 @@
 """The health port: what a load balancer, a supervisor and Prometheus ask.
 
 It decides what each path means; the node knows the answers. One request per connection, small and
-quick, so that nobody can keep it busy.
+quick, so that nobody can keep it busy; but whoever reaches this port may take a backup.
 """
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Protocol, cast
 
 import httptools
 import msgspec
 
+from dengine.errors import Error
 from dengine.http.metrics import CONTENT_TYPE, Metrics, Requests, Status
 from dengine.http.problem import Problem, answer, problem
 
 REQUEST_BYTES = 8192        # a whole request; checks are far smaller
 CONNECTIONS = 128           # a few checkers, each one connection at a time
-TIMEOUT_S = 5.0             # for the whole connection
+TIMEOUT_S = 5.0             # for the whole connection, but for snapshots
+PIECE = 1 << 20             # bytes of a snapshot at once
 
 
 class Node(Status, Protocol):
@@ -26,6 +29,10 @@ class Node(Status, Protocol):
     def is_replica(self) -> bool: ...
 
     def is_ready(self) -> bool: ...
+
+    async def take_snapshot(self) -> None: ...
+
+    def newest_snapshot(self) -> str: ...
 
 
 class Health:
@@ -77,6 +84,9 @@ class HealthConnection(asyncio.Protocol):
         self.target = b""
         self.hosts = 0
         self.answered = False
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -87,6 +97,7 @@ class HealthConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.timer.cancel()
+        self.writable.set()
         self.health.open.discard(self)
 
     def data_received(self, data: bytes) -> None:
@@ -113,12 +124,57 @@ class HealthConnection(asyncio.Protocol):
         respond = self.health.paths.get(self.target.partition(b"?")[0])
         if self.hosts != 1 and not (self.hosts == 0 and self.parser.get_http_version() == "1.0"):
             self.answer(problem(Problem.BAD_HOST, bare))
+        elif self.target == b"/admin/snapshot" and method in (b"GET", b"POST"):
+            self.start_snapshot(method == b"POST")
         elif respond is None:
             self.answer(problem(Problem.NO_CHECK, bare))
         elif method not in (b"GET", b"HEAD"):
             self.answer(problem(Problem.METHOD_HEALTH))
         else:
             self.answer(respond(bare))
+
+    def start_snapshot(self, take: bool) -> None:
+        """The connection stays open for as long as that takes."""
+        self.answered = True
+        self.timer.cancel()
+        self.task = asyncio.get_running_loop().create_task(self.snapshot(take))
+
+    async def snapshot(self, take: bool) -> None:
+        """POST: one is taken now. GET: the bytes of the newest."""
+        node = self.health.node
+        try:
+            if take:
+                await node.take_snapshot()
+                body = {name: value for name, value in node.status().items() if name != "counters"}
+                self.transport.write(answer(200, "application/json", msgspec.json.encode(body)))
+            elif path := node.newest_snapshot():
+                await self.send_file(path)
+            else:
+                self.refuse("this node has taken no snapshot yet: POST /admin/snapshot first")
+        except (Error, OSError) as error:
+            self.refuse(str(error))
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+
+    def refuse(self, why: str) -> None:
+        body = {"type": "about:blank", "status": 503, "code": "no_snapshot", "detail": why}
+        self.transport.write(answer(503, "application/problem+json", msgspec.json.encode(body)))
+
+    async def send_file(self, path: str) -> None:
+        loop = asyncio.get_running_loop()
+        with await loop.run_in_executor(None, open, path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            self.transport.write(answer(200, "application/octet-stream", size=size))
+            while not self.transport.is_closing() and (
+                    piece := await loop.run_in_executor(None, file.read, PIECE)):
+                self.transport.write(piece)
+                await self.writable.wait()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
 
     def answer(self, data: bytes) -> None:
         """Writes once and half-closes; the peer closes, or the timer does."""

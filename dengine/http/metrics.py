@@ -16,7 +16,9 @@ GAUGES = {
     "leader": "id of the leader, 0 if unknown",
     "commit": "highest index known to be committed",
     "applied": "highest index applied",
+    "first": "oldest index that is in the log",
     "last": "last index of the log",
+    "snapshot": "index of the last entry in the newest snapshot, 0 if there is none",
     "recovering": "1 while this node may have forgotten what it acknowledged",
     "lease_ms": "remaining lease of a leader",
 }
@@ -33,6 +35,10 @@ COUNTERS = {
     "syncs": "completed syncs of the log",
     "sync_bytes": "bytes of the pages that these syncs brought to the device",
     "sync_us": "time spent in these syncs, in microseconds",
+    "snapshots_taken": "snapshots of the state written to disk",
+    "snapshots_failed": "snapshots that could not be written",
+    "snapshots_installed": "snapshots of a leader that took the place of this node's log",
+    "snapshot_bytes_received": "bytes of a leader's snapshots received",
 }
 NOW = {
     "longest_turn_us": "longest turn since the start: processor time and time in system calls "

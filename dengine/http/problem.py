@@ -9,10 +9,12 @@ __all__ = ["Problem", "answer", "problem"]
 REASONS = {200: "OK", 503: "Service Unavailable"}
 
 
-def answer(status: int, content_type: str, body: bytes, *, bare: bool = False) -> bytes:
-    """An answer with this body; `bare`: to a HEAD, without it."""
+def answer(status: int, content_type: str, body: bytes = b"", *, bare: bool = False,
+           size: int | None = None) -> bytes:
+    """An answer with this body; `bare`: to a HEAD, without it. `size`: of a body that follows."""
     head = (
         f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body) if size is None else size}\r\n"
+        f"Cache-Control: no-store\r\nConnection: close\r\n\r\n"
     )
     return head.encode() if bare else head.encode() + body

@@ -89,7 +89,7 @@ def make(seed: int, seconds: float, easy: bool = False) -> Plan:
 
 
 def settings(rng: Random) -> dict[str, object]:
-    """Time-outs as shipped or shorter, a small segment, each default policy."""
+    """Time-outs as shipped or shorter, small segments and snapshots, each default policy."""
     low, high, lease, beat = rng.choice(((600, 1200, 500, 100), (400, 800, 350, 80),
                                          (300, 600, 250, 50)))
     return {
@@ -101,6 +101,8 @@ def settings(rng: Random) -> dict[str, object]:
             rng.choice(("LeaseRead", "LinearizableRead", "EventualRead")),
         "http.request_timeout_ms": rng.choice((100, 1000, 5000)),
         "log.segment_bytes": rng.choice((1 << 20, 1 << 22)),
+        "raft.snapshot.entries": rng.choice((100, 1000, 1_000_000)),
+        "raft.snapshot.keep_bytes": rng.choice((0, 1 << 20, 1 << 26)),
     }
 
 

@@ -267,7 +267,8 @@ def test_a_stalled_disk_stops_no_node(make):
     for term in range(100, 200):
         assert c.receive(slow, other, build_frame(VOTED, 0, term, b"")) is None
         c.run_for(1 * MS)
-    assert c.states()[slow]["term"] == 199
+    assert c.nodes[slow].turn.raft.term == 199
+    assert c.states()[slow]["term"] < 100           # what is not saved is not told
 
 
 @STRATEGIES
@@ -391,7 +392,7 @@ def test_catching_up_from_old_segments(make, strategy):
         done(c, c.put(c.leader(), b"k%d" % (i % 5), b"%d" % i + b"." * 200_000))
     c.boot(late)
     assert c.run_until(c.settled, 10 * SECOND)
-    history.check(c.commands(late), c.clients)
+    history.check(c.commands(), c.clients)
 
 
 @STRATEGIES

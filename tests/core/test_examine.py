@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import pytest
 
-from dengine.judge import Examination, Severity
+from dengine.findings import Severity
+from dengine.judge import Examination
 from tests.core.histories import History
 from tests.core.small_logs import FIRST_CRC
 from tests.torture.start import reader_of

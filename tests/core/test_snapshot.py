@@ -227,7 +227,7 @@ def forged(frames: list[tuple[int, bytes]] | None = None, *, keys: int = 1, engi
     frames = [(MACHINE, item(b"key"))] if frames is None else frames
     header = struct.pack("<QQQQIIQQQ", 7, 9, 5, 2, 3, header_zero, 10, keys, engine)
     page = (header + bytes(PAGE - 16 - len(header)))[:-1] + page_end
-    crc = checksum(page)
+    crc = checksum(page, format)
     out = b"dgnesnap" + struct.pack("<II", format, crc) + page
     if footer is None:
         footer = (len(frames), sum(len(stored) for _, stored in frames), keys)
@@ -268,6 +268,7 @@ LIES = {
     "no lz4": forged([(MACHINE, b"\xff" * 20)], raw=99, flags=LZ4),
     "a short footer": forged([(FOOTER, bytes(8))]),
     "format 0": forged(format=0),
+    "a flipped bit of the format": forged()[:8] + b"\2" + forged()[9:],
 }
 NEWER = {
     "kind": forged([(MACHINE, item(b"key")), (4, b"x")]),

@@ -9,8 +9,9 @@ from dengine._core.crc import checksum
 from tests.sim import views
 
 OK, PART, LENGTH, CRC, UNKNOWN = range(5)
-KINDS = range(1, 13)
-HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING, BYE = KINDS
+KINDS = range(1, 16)
+(HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING, BYE,
+ OFFER, FETCH, PIECE) = KINDS
 FRAME_MAX = (1 << 20) + 32 + 4096 + (1 << 20) + 256 + 4096
 settings.register_profile("core", derandomize=True, deadline=None, max_examples=200)
 settings.load_profile("core")

@@ -40,10 +40,17 @@ class FakeNode:
     def is_ready(self) -> bool:
         return True
 
+    async def take_snapshot(self) -> None:
+        raise StorageError("no room")
+
+    def newest_snapshot(self) -> str:
+        return ""
+
     def status(self) -> dict[str, object]:
         return {
             "node_id": 1, "role": self.role, "term": 7, "leader": 1, "commit": 9, "applied": 8,
-            "last": 9, "recovering": False, "lease_ms": 400, "counters": {"turns": 3}}
+            "first": 1, "last": 9, "snapshot": 0, "recovering": False, "lease_ms": 400,
+            "counters": {"turns": 3}}
 
 
 def test_paths() -> None:
@@ -72,6 +79,10 @@ def test_paths() -> None:
         assert (await ask(b"GET /ready HTTP/1.0\r\n\r\n")).status == 200
         metrics = (await ask(get(b"/metrics"))).body.decode()
         assert 'dengine_role{role="follower"} 1.0' in metrics
+        refused = await ask(request(b"POST", b"/admin/snapshot"))
+        assert (refused.status, refused.json["code"]) == (503, "no_snapshot")
+        assert refused.json["detail"] == "no room"
+        assert "POST" in (await ask(get(b"/admin/snapshot"))).json["detail"]
         assert "dengine_lag 1.0" in metrics
         assert "dengine_turns_total 3.0" in metrics
         assert (await ask(get(b"/x"))).code == "not_found"

@@ -124,6 +124,9 @@ class Play:
                 options[name + "_ms"] = us(given.pop(name)) // MS
         if "segment" in given:
             options["segment_bytes"] = quantity(given.pop("segment"), SIZES)
+        if "snapshot" in given:                 # after so many entries; the log behind it goes
+            options["snapshot_entries"] = int(given.pop("snapshot"))
+            options["snapshot_keep_bytes"] = 0
         self.stage = Stage(int(given.pop("nodes", "3")), strategy, **options)
         if given:
             raise Failure(f"no such option: {' '.join(given)}")
@@ -245,7 +248,8 @@ class Play:
         self.stage.fill(self.node(node), quantity(size, SIZES))
 
     def do_flip(self, node: str, what: str, *numbers: str) -> None:
-        """It dies, and one bit goes bad: of a copy (0, 1) of the hard state, or of an entry."""
+        """It dies, and one bit goes bad: of a copy (0, 1) of the hard state, of an entry, or of the
+        newest snapshot."""
         i, stage = self.node(node), self.stage
         which = list(map(int, numbers))
         if what == "meta" and which:
@@ -257,8 +261,11 @@ class Play:
             stage.kill(i)
             for number, (epoch, offset) in zip(which, places, strict=True):
                 stage.damage(i, number, epoch, 8 * (offset + HEADER.size))
+        elif what == "snapshot" and not which:
+            stage.kill(i)
+            stage.damage_snapshot(i, stage.snapshots(i)[-1], 8 * 4100, only=False)
         else:
-            raise Failure("flip takes `meta` or `entry`, and numbers")
+            raise Failure("flip takes `meta` or `entry`, and numbers, or `snapshot`")
 
     # --------------------------------------------------------------------------------- network
     def do_cut(self, *words: str) -> None:
@@ -384,7 +391,7 @@ class Play:
     def do_log(self, node: str) -> Iterator[str]:
         """What the entries are."""
         i = self.node(node)
-        for index in range(1, self.stage.nodes[i].turn.raft.last + 1):
+        for index in range(self.stage.first(i), self.stage.nodes[i].turn.raft.last + 1):
             record = self.stage.record(i, index)
             length, _, term, _, kind, *_ = HEADER.unpack_from(record)
             yield f"{index} in term {term}: {said(kind, record[HEADER.size:length])}"
@@ -392,7 +399,7 @@ class Play:
     def do_agree(self) -> Iterator[str]:
         """All nodes have the same state, and every answer follows from the log."""
         self.do_until("settled")
-        replay = history.check(self.stage.commands(0), self.stage.clients)
+        replay = history.check(self.stage.commands(), self.stage.clients)
         for n, _ in self.turns():
             if self.stage.items(n - 1) != replay.state:
                 raise Failure(f"node {n} has another state than the log")

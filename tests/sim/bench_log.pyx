@@ -5,6 +5,7 @@ On a Disk, or on the real kernel (disk None). The workers have no thread until `
 import os
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memset
 from libc.stdlib cimport free
 
 from dengine._core.codec cimport Record, padded
@@ -12,7 +13,7 @@ from dengine._core.flush cimport Marks, Worker, lied, load_acquire, refresh
 from dengine._core.kernel cimport kernel
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
-from dengine._core.recovery cimport Found, Scan, recover
+from dengine._core.recovery cimport Base, Found, Scan, recover
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport JOB_META, JOB_SYNC, JOB_WRITE, PAGE, Io, Job
 from tests.sim.disk cimport Disk
@@ -50,7 +51,9 @@ cdef class LogBench:
         self.flusher.open(self.io, &self.log.marks, IDLE_US)
         self.preparer.open(self.io, NULL, 0)
         names = sorted(os.listdir(directory)) if disk is None else disk.names(directory)
-        cdef Scan scan = recover(self.log, names, 0, True)
+        cdef Base base
+        memset(&base, 0, sizeof(base))
+        cdef Scan scan = recover(self.log, names, &base, 0, True, None)
         scan.finish()
         self.found = scan.found
 

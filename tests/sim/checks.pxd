@@ -38,6 +38,8 @@ cdef class Checks:
     cdef Words committed                    # by index - 1, likewise
     cdef Words committed_in                 # likewise: the term of the leader that committed it
     cdef Words committed_us                 # likewise: when
+    # (index, payload) of committed commands and of jumps of the revision, the latter a number
+    cdef readonly list commands
     cdef const uint64_t *now_us
     cdef uint64_t max_unflushed_us
     cdef Words digests                      # by applied index: of the store; 0: none applied it yet
@@ -46,7 +48,8 @@ cdef class Checks:
     cdef Map votes                          # term << 4 | node -> vote in durable bytes
     cdef Map sure                           # likewise, of a node that was not in doubt then
     cdef Map noops                          # term -> index of its no-op
-    cdef Words lost[MAX_MEMBERS]            # MemFirst: index and entry of what a page cache held
+    cdef Words lost[MAX_MEMBERS]            # index and entry of what a page cache held
+    cdef Words rotten[MAX_MEMBERS]          # likewise, of what the disk held and returns no more
     cdef uint64_t cached[MAX_MEMBERS]       # entries up to here were seen in the page cache
     cdef uint64_t synced[MAX_MEMBERS]       # likewise, on the platter
     cdef uint64_t term[MAX_MEMBERS]         # on the platter
@@ -75,9 +78,12 @@ cdef class Checks:
     cdef int gives_up(self, int node, size_t n) except -1
     cdef int see_commit(self, int node, Turn turn) except -1
     cdef int loses(self, int node, uint64_t after) except -1
-    cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept
+    cdef int note_command(self, Turn turn, uint64_t index) except -1
+    cdef bint had(self, const Words *w, uint64_t index, uint64_t entry) noexcept
     cdef uint64_t forgets(self, int node) noexcept
+    cdef bint has_snapshot(self, int node, uint64_t index) except -1
     cdef bint lies(self, int node, Turn turn, uint64_t index, bint platter) noexcept
-    cdef int see_disk(self, int node, Turn turn) noexcept
+    cdef int see_disk(self, int node, Turn turn) except -1
+    cdef int see_snapshot(self, int node, Turn turn) except -1
     cdef int sends_one(self, int node, Turn turn, int to, const char *at, size_t n,
                        size_t *used) except -1

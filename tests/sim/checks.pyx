@@ -5,15 +5,15 @@ It decides what is a violation. It reads the nodes and changes nothing; node i h
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
-from dengine._core.codec cimport Record
+from dengine._core.codec cimport ENTRY_COMMAND, ENTRY_NOOP, Record
 from dengine._core.consensus cimport GRANTED, LEADER, MARKED, PRE, Message
 from dengine._core.crc cimport crc32c
 from dengine._core.memory cimport grown
 from dengine._core.segments cimport Segment, offset_of
-from dengine._core.types cimport MEM_FIRST, PAGE
+from dengine._core.types cimport MEM_FIRST, PAGE, RECORD_HEADER
 from dengine._core.wire cimport (FRAME_DURABLE, FRAME_OK, FRAME_VOTE,
                                  FRAME_VOTED, Frame, frame_check, message_decode)
-from tests.sim.platter cimport File, file_at, file_named
+from tests.sim.platter cimport File, Name, file_at, file_named, name_of
 
 cdef enum:
     META_CRC_FROM = 16
@@ -86,6 +86,7 @@ cdef class Checks:
         self.nodes = nodes
         self.mem_first = strategy == MEM_FIRST
         self.turns = [None] * nodes
+        self.commands = []
         self.chain, self.leaders, self.votes = Map(), Map(), Map()
         self.sure, self.noops = Map(), Map()
 
@@ -94,6 +95,7 @@ cdef class Checks:
         for i in range(MAX_MEMBERS):
             free(self.logs[i].at)
             free(self.lost[i].at)
+            free(self.rotten[i].at)
         free(self.committed.at)
         free(self.committed_in.at)
         free(self.committed_us.at)
@@ -103,16 +105,24 @@ cdef class Checks:
         """A restart forgets nothing that its disk held, and no term or vote that was saved."""
         cdef Words *log = &self.logs[node]
         cdef uint64_t held = self.cached[node]
+        cdef uint64_t base = turn.raft.terms.base
         self.meta_synced(node)
+        if base and held >= base and log.at[base - 1] != self.committed.at[base - 1]:
+            held = base                     # a snapshot came, and the log did not lead to it
+            while held and log.at[held - 1] != self.committed.at[held - 1]:
+                held -= 1
+            self.synced[node] = min(self.synced[node], held)
         if turn.meta.state.term != self.term[node] or turn.meta.state.vote != self.vote[node]:
             raise Violation(f"node {node + 1} had saved term {self.term[node]} and vote "
                             f"{self.vote[node]}, and starts with {turn.meta.state.term} and "
                             f"{turn.meta.state.vote}")
-        if turn.log.last < held or (held and log.at[held - 1] != key(turn, held)):
+        if turn.log.last < held or (held > turn.raft.terms.base
+                                    and log.at[held - 1] != key(turn, held)):
             raise Violation(f"node {node + 1} held entries up to {held}, and starts with "
                             f"{turn.log.last}")
         log.count = held
-        self.synced[node] = min(self.synced[node], held)
+        if turn.machine.applied > self.synced[node]:    # in a snapshot, which is on its disk
+            self.synced[node] = turn.machine.applied
         self.commit[node] = self.applied[node] = self.led[node] = 0
         self.turns[node] = turn
         return self.after(node, turn)
@@ -134,6 +144,10 @@ cdef class Checks:
         return 0
 
     cdef int damaged(self, int node, uint64_t index) except -1:
+        cdef uint64_t i
+        for i in range(index - 1, self.synced[node]):
+            push(&self.rotten[node], i + 1)
+            push(&self.rotten[node], self.logs[node].at[i])
         self.loses(node, index - 1)
         self.synced[node] = min(self.synced[node], index - 1)
         self.cached[node] = self.synced[node]
@@ -146,11 +160,11 @@ cdef class Checks:
             push(&self.lost[node], self.logs[node].at[i])
         return 0
 
-    cdef bint had(self, int node, uint64_t index, uint64_t entry) noexcept:
-        """Did its page cache lose this entry? It may have acknowledged it before."""
+    cdef bint had(self, const Words *w, uint64_t index, uint64_t entry) noexcept:
+        """Did a node lose this entry? It may have acknowledged it before."""
         cdef size_t i
-        for i in range(0, self.lost[node].count, 2):
-            if self.lost[node].at[i] == index and self.lost[node].at[i + 1] == entry:
+        for i in range(0, w.count, 2):
+            if w.at[i] == index and w.at[i + 1] == entry:
                 return True
         return False
 
@@ -168,7 +182,7 @@ cdef class Checks:
 
     cdef int forget(self, int node) except -1:
         """Its directory is gone: nothing that it held counts."""
-        self.logs[node].count = self.lost[node].count = 0
+        self.logs[node].count = self.lost[node].count = self.rotten[node].count = 0
         self.cached[node] = self.synced[node] = self.term[node] = self.vote[node] = 0
         return 0
 
@@ -209,7 +223,10 @@ cdef class Checks:
         """Log matching: equal (index, term) is an equal crc, and so an equal chain before it."""
         cdef Words *log = &self.logs[node]
         cdef uint64_t last = turn.log.last, i = min(<uint64_t>log.count, last), term, entry
-        while i and log.at[i - 1] != key(turn, i):
+        cdef uint64_t base = turn.raft.terms.base
+        while i > base and log.at[i - 1] != key(turn, i):
+            i -= 1
+        while 0 < i <= base and log.at[i - 1] != self.committed.at[i - 1]:
             i -= 1
         if i < log.count:
             self.cuts += 1
@@ -218,15 +235,39 @@ cdef class Checks:
             log.count = i
             self.cached[node] = min(self.cached[node], i)
             self.synced[node] = min(self.synced[node], i)
+        self.see_snapshot(node, turn)
         while i < last:
             i += 1
-            entry = key(turn, i)
+            # What a snapshot holds is committed; the digest of the store tells whether it does.
+            entry = key(turn, i) if i > base else self.committed.at[i - 1]
             push(log, entry)
             term = entry >> 32
             if self.chain.first(i << 24 | term, entry) != entry:
                 raise Violation(f"node {node + 1}: entry {i} of term {term} is not the one that "
                                 "another node has")
         return 0
+
+    cdef int see_snapshot(self, int node, Turn turn) except -1:
+        """What left its log is in a snapshot, also where the log never held it."""
+        cdef uint64_t base = turn.raft.terms.base
+        if base > self.synced[node]:
+            if not self.has_snapshot(node, base):
+                raise Violation(f"node {node + 1} drops its log up to {base}, and has no snapshot "
+                                "of it on its disk")
+            self.synced[node] = base
+            self.cached[node] = max(self.cached[node], base)
+        return 0
+
+    cdef bint has_snapshot(self, int node, uint64_t index) except -1:
+        """A file of this name is on the platter, with all its bytes."""
+        cdef bytes path = (<bytes>self.meta_paths[node]).replace(
+            b"meta", b"snapshot/%016x.snap" % index)
+        cdef Name *n = name_of(self.disks[node], path)
+        cdef File *f
+        if n == NULL or n.synced_file < 0 or n.file != n.synced_file:
+            return False
+        f = &self.disks[node].files[n.file]
+        return f.size == f.synced_size and memcmp(f.cache, f.platter, f.size) == 0
 
     cdef bint lies(self, int node, Turn turn, uint64_t index, bint platter) noexcept:
         """Are the bytes of this entry in the page cache, and on the platter?"""
@@ -245,9 +286,10 @@ cdef class Checks:
                                and memcmp(f.cache, f.platter, PAGE) == 0        # its header
                                and memcmp(f.cache + at, f.platter + at, r.length) == 0)
 
-    cdef int see_disk(self, int node, Turn turn) noexcept:
+    cdef int see_disk(self, int node, Turn turn) except -1:
         """How far its entries are in the page cache and on the platter: the bytes are compared."""
         cdef uint64_t last = self.logs[node].count
+        self.see_snapshot(node, turn)
         while self.synced[node] < last and self.lies(node, turn, self.synced[node] + 1, True):
             self.synced[node] += 1
         if self.cached[node] < self.synced[node]:
@@ -309,6 +351,7 @@ cdef class Checks:
                             "be unflushed")
         self.lost_writes += n - kept
         self.committed.count = self.committed_in.count = self.committed_us.count = kept
+        self.commands = [c for c in self.commands if c[0] <= kept]
         for i in range(kept + 1, self.digests.count):
             self.digests.at[i] = 0
         return 0
@@ -316,6 +359,7 @@ cdef class Checks:
     cdef int see_commit(self, int node, Turn turn) except -1:
         cdef uint64_t i, commit = turn.raft.commit
         cdef int j, holders, syncers
+        cdef bint same
         cdef Words *log = &self.logs[node]
         if commit < self.commit[node]:
             raise Violation(f"node {node + 1}: commit falls from {self.commit[node]} to {commit}")
@@ -331,14 +375,14 @@ cdef class Checks:
                 continue
             holders = syncers = 0
             for j in range(self.nodes):
-                if self.logs[j].count > i and self.logs[j].at[i] == log.at[i]:
-                    if self.turns[j] is not None:
-                        self.see_disk(j, <Turn>self.turns[j])
-                    syncers += self.synced[j] > i
-                    if (self.cached[j] if self.mem_first else self.synced[j]) > i:
-                        holders += 1
-                        continue
-                holders += self.had(j, i + 1, log.at[i])    # it may have said so before
+                same = self.logs[j].count > i and self.logs[j].at[i] == log.at[i]
+                if same and self.turns[j] is not None:
+                    self.see_disk(j, <Turn>self.turns[j])
+                # or it had, and may have said so before
+                holders += (same and (self.cached[j] if self.mem_first else self.synced[j]) > i
+                            or self.had(&self.lost[j], i + 1, log.at[i]))
+                syncers += (same and self.synced[j] > i
+                            or self.had(&self.rotten[j], i + 1, log.at[i]))
             if 2 * holders <= self.nodes:
                 raise Violation(f"node {node + 1} commits entry {i + 1}, which {holders} hold")
             if self.noops.get(log.at[i] >> 32) == i + 1 and 2 * syncers <= self.nodes:
@@ -347,10 +391,20 @@ cdef class Checks:
             push(&self.committed, log.at[i])
             push(&self.committed_in, turn.raft.term)
             push(&self.committed_us, self.now_us[0])
+            self.note_command(turn, i + 1)
             for j in range(self.nodes):         # an older leader may commit late
                 if self.led[j] > turn.raft.term:
                     self.complete(j)
         self.commit[node] = commit
+        return 0
+
+    cdef int note_command(self, Turn turn, uint64_t index) except -1:
+        cdef const Record *r = <const Record *>turn.log.record(index)
+        if r.kind == ENTRY_COMMAND:
+            self.commands.append((index, (<const char *>r)[RECORD_HEADER:r.length]))
+        elif r.kind == ENTRY_NOOP and r.length > RECORD_HEADER:
+            self.commands.append((index,
+                                  (<const uint64_t *>(<const char *>r + RECORD_HEADER))[0]))
         return 0
 
     cdef int meta_synced(self, int node) except -1:

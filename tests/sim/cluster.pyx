@@ -3,13 +3,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core cimport frames
-from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, GET,
-                                  IS_REVISION, PUT, PUT_IF, Record, encode_delete, encode_delete_if,
-                                  encode_put, encode_put_if)
+from dengine._core.codec cimport (DELETE, DELETE_IF, EXISTS, GET, IS_REVISION, PUT, PUT_IF,
+                                  encode_delete, encode_delete_if, encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
 from dengine._core.segments cimport Segment, offset_of
-from dengine._core.types cimport (CONFLICT, EVENTUAL, NOT_PROPOSED, OK,
-                                  RECORD_HEADER)
+from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, OK
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
 from tests.sim.platter cimport clock_us
 from tests.sim.events cimport EV_CLIENT
@@ -302,6 +300,10 @@ cdef class Cluster(Network):
         cdef const Segment *s = (<SimNode>self.nodes[i]).turn.log.holder(index)
         return s.epoch, offset_of(s, index)
 
+    def first(self, int i):
+        """The oldest entry in the log of node i."""
+        return (<SimNode>self.nodes[i]).turn.log.first()
+
     def well(self):
         """Do all live and remember?"""
         cdef SimNode node
@@ -320,24 +322,25 @@ cdef class Cluster(Network):
         (<SimNode>self.nodes[i]).disk.flip(f"{PATH}/log/{epoch:016x}.seg", bit)
         self.checks.damaged(i, index)
 
+    def damage_snapshot(self, int i, str name not None, uint64_t bit, bint only):
+        """A bit goes bad in a snapshot of a dead node; `only`: nothing else makes that state."""
+        self.count("bit flip in a snapshot")
+        (<SimNode>self.nodes[i]).disk.flip(f"{PATH}/snapshot/{name}", bit)
+        if only:
+            self.checks.damaged(i, 1)
+
+    def snapshots(self, int i):
+        """The names of the complete snapshots of node i, oldest first."""
+        return [n for n in (<SimNode>self.nodes[i]).disk.names(f"{PATH}/snapshot")
+                if n.endswith(".snap")]
+
     def failed(self, int i):
         """The error that stopped node i, or None."""
         return (<SimNode>self.nodes[i]).turn.failed
 
-    def commands(self, int i):
-        """(index, payload) of every committed command of node i; of a jump of the revision: by
-        how much."""
-        cdef Turn turn = (<SimNode>self.nodes[i]).turn
-        cdef const Record *r
-        cdef uint64_t at
-        out = []
-        for at in range(1, turn.raft.commit + 1):
-            r = <const Record *>turn.log.record(at)
-            if r.kind == ENTRY_COMMAND:
-                out.append((at, (<const char *>r)[RECORD_HEADER:r.length]))
-            elif r.kind == ENTRY_NOOP and r.length > RECORD_HEADER:
-                out.append((at, (<const uint64_t *>(<const char *>r + RECORD_HEADER))[0]))
-        return out
+    def commands(self):
+        """(index, payload) of every committed command; of a jump of the revision: by how much."""
+        return self.checks.commands
 
     def items(self, int i):
         """All keys and values of node i."""

@@ -3,17 +3,18 @@
 EXPECTED = (
     *(f"frame: {kind}" for kind in (
         "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-        "granted")),
+        "granted", "offer", "fetch", "piece")),
     *(f"role: {change}" for change in (
         "follower -> precandidate", "precandidate -> follower", "precandidate -> candidate",
         "candidate -> follower", "candidate -> leader", "leader -> follower")),
     "kill", "clean stop", "power cut", "power cut in a sync", "power cut after a kill", "pause",
     "suspend", "stall", "cut", "cut one way", "one isolated", "partition", "ring", "disconnect",
     "sync error", "write error", "torn write", "full disk", "bit flip in one copy of meta",
-    "bit flip in a record",
+    "bit flip in a record", "bit flip in a snapshot",
     "stopped by its disk", "start: an empty directory", "start: nothing to repair",
-    "start: a torn tail cut", "start: in doubt",
-    "log cut", "election by all, marked", "committed entries that no disk had",
+    "start: a torn tail cut", "start: in doubt", "start: from a snapshot",
+    "snapshot taken", "snapshot failed", "snapshot installed",
+    "log compacted", "log cut", "election by all, marked", "committed entries that no disk had",
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
     "client gave up", "client repeated",
     *(f"answer: {status}" for status in (

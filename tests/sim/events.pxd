@@ -14,7 +14,8 @@ cdef enum Kind:
     EV_SILENT = 10              # what a cut stopped is given up, if it still does
     EV_CLIENT = 11              # a client does what is next
     EV_CALL = 12                # a function of the test
-    KINDS = 13
+    EV_WORK = 13                # a thread beside the node does its next step
+    KINDS = 14
 
 cdef enum:
     TRACE = 200                 # newest events that are kept

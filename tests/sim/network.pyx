@@ -16,7 +16,7 @@ from tests.sim.nodes import ROLES
 CONNECT_US = 50_000             # mean time until a lost connection is tried again
 STRAGGLER = 400                 # one message in so many takes fifty times as long
 KINDS = ("", "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-         "granted", "ping", "bye", "", "", "")
+         "granted", "ping", "bye", "offer", "fetch", "piece")
 
 
 cdef class MemLink(Link):
@@ -97,7 +97,7 @@ cdef class Network(Nodes):
         elif kind == EV_DOWN:
             self.down(link)
         else:
-            self.node_event(node, kind)
+            self.node_event(node, kind, what)
         return self.look(node)
 
     # -------------------------------------------------------------------------------- connections
@@ -238,6 +238,7 @@ cdef class Network(Nodes):
             self.say_hello(link)
         link.up = True
         frames.link_up(node.turn, link.peer, link, &h)
+        frames.bulk_up(node.turn, link.peer, link)
         return None
 
     def say_hello(self, MemLink link not None):
@@ -295,6 +296,7 @@ cdef class Network(Nodes):
         if node.links[link.peer] is link:
             node.links[link.peer] = None
         if link.up:
+            frames.bulk_down(node.turn, link.peer, link)
             frames.link_down(node.turn, link.peer, link)
         a, b = min(link.owner, link.peer), max(link.owner, link.peer)
         return self.push(self.now_us + self.about(CONNECT_US), EV_DIAL, a, b, None)
@@ -340,13 +342,14 @@ cdef class Network(Nodes):
         """How often what happened: frames by kind, changes of role, and all that was counted."""
         cdef int i, j
         table = dict(self.counts)
-        for i in range(1, 13):
+        for i in range(1, 16):
             table["frame: " + KINDS[i]] = self.heard[i]
         for i in range(4):
             for j in range(4):
                 if i != j:
                     table[f"role: {ROLES[i]} -> {ROLES[j]}"] = self.roles[i][j]
         table["log cut"] = self.checks.cuts
+        table["log compacted"] = self.compacted
         table["election by all, marked"] = self.checks.by_all
         table["committed entries that no disk had"] = self.checks.lost_writes
         return table

@@ -7,12 +7,13 @@ from dengine._core.consensus cimport LEADER
 from dengine._core.flush cimport Ring, refresh
 from dengine._core.types cimport JOB_META, JOBS, UNKNOWN, Job, Waiter
 from tests.sim.disk cimport Disk
-from tests.sim.events cimport EV_LATE, EV_PREPARE, EV_RESUME, EV_SYNC, EV_TICK, EV_TURN
+from tests.sim.events cimport (EV_LATE, EV_PREPARE, EV_RESUME, EV_SYNC, EV_TICK, EV_TURN,
+                               EV_WORK)
 from tests.sim.platter cimport (CALL_SYNC, CALL_WRITE, arm, clock_us, cut_power, forget_life,
                                 land)
 
 from dengine._core import boot as core
-from dengine.errors import StorageError
+from dengine.errors import Error, StorageError
 from dengine.storage import Setup
 from tests.sim.checks import Violation
 
@@ -64,7 +65,8 @@ cdef class Nodes(Events):
             cluster_named=True, strategy=strategy, threshold=100, interval_us=20_000,
             max_unflushed_us=200_000, segment_bytes=1 << 20, promise_ms=600, timeout_ms=1200,
             heartbeat_ms=100, lease_ms=500, waiting_writes=10_000,
-            waiting_reads=10_000, waiting_bytes=1 << 30, boot_id=bytes(16))
+            waiting_reads=10_000, waiting_bytes=1 << 30, boot_id=bytes(16),
+            snapshot_entries=1 << 40, snapshot_bytes=1 << 40, snapshot_keep_bytes=1 << 40)
         fields.update(options)
         self.checks.max_unflushed_us = fields["max_unflushed_us"]
         for i in range(nodes):
@@ -105,7 +107,7 @@ cdef class Nodes(Events):
         return 0
 
     # ------------------------------------------------------------------------------------- events
-    cdef int node_event(self, SimNode node, int kind) except -1:
+    cdef int node_event(self, SimNode node, int kind, object what) except -1:
         """What comes from the node itself: its timer, its loop, its workers."""
         if kind == EV_TICK:
             self.push(self.now_us + self.tick_us - 1000 + self.vary(2000), EV_TICK, node.index,
@@ -121,6 +123,8 @@ cdef class Nodes(Events):
             self.run_node(node)
         elif kind == EV_LATE:
             node.late_us = 0
+        elif kind == EV_WORK:
+            self.work(node, <Work>what)
         return 0
 
     cdef int connect(self, int i) except -1:
@@ -145,12 +149,19 @@ cdef class Nodes(Events):
         node.life += 1
         self.broken.discard(i)
         self.lying.discard(i)
-        node.turn = boot(&node.disk.io, PATH.encode(), has_meta, names, node.setup)
+        node.works = []
+        node.installed = 0
+        node.turn = boot(&node.disk.io, PATH.encode(), has_meta, names,
+                         node.disk.names(PATH + "/snapshot"), node.setup)
+        node.turn.on_snapshot = lambda work: self.begin_work(node, work)
         node.alive = True
         node.paused = node.syncing = node.preparing = False
         node.late_us = node.role = node.turns = 0
+        node.first = node.turn.log.first()
         node.deferred = []
         core.attach(node.turn, Loop(self, node))
+        if node.turn.checkpoint.base.index:
+            self.count("start: from a snapshot")
         self.count("start: " + ("an empty directory" if not has_meta else
                                 "in doubt" if node.turn.raft.doubt else
                                 "nothing to repair" if not node.turn.notes else
@@ -200,6 +211,8 @@ cdef class Nodes(Events):
         node.turn.flusher.run_inline()          # as its thread does before it ends
         self.checks.meta_synced(i)
         self.checks.at_rest(i, i in self.broken)
+        for work in node.works:
+            work.close()
         try:
             core.close(node.turn)
         except StorageError:
@@ -223,6 +236,9 @@ cdef class Nodes(Events):
         node.turn.loop = None
         node.turn.log.close()
         node.turn.meta.close()
+        node.turn.transfer.close()
+        node.turn.on_snapshot = None
+        node.works = []
         node.turn = None
 
     def pause(self, int i, uint64_t us):
@@ -282,6 +298,11 @@ cdef class Nodes(Events):
         self.pump(node)
         self.steps += turn.turns != node.turns
         node.turns = turn.turns
+        self.compacted += turn.log.first() > node.first
+        if turn.transfer.installed != node.installed:
+            node.installed = turn.transfer.installed
+            self.count("snapshot installed")
+        node.first = turn.log.first()
         if turn.failed is not None:
             self.stopped(node)
             return 0
@@ -365,6 +386,31 @@ cdef class Nodes(Events):
             node.turn.flusher.run_one()
         if r.jobs[(r.done - 1) % JOBS].kind & JOB_META:
             self.checks.meta_synced(node.index)
+
+    def begin_work(self, SimNode node not None, Work work not None):
+        """A thread of its own does it, step by step."""
+        node.works.append(work)
+        self.push(self.now_us + self.about(3000), EV_WORK, node.index, node.life, work)
+
+    cdef int work(self, SimNode node, Work work) except -1:
+        cdef bint more
+        try:
+            more = work.step()
+        except Error as error:
+            self.tell(f"node {node.index + 1}: {error}")
+            if not isinstance(error, StorageError):
+                raise
+            more = False
+        if more:
+            return self.push(self.now_us + self.about(self.sync_us), EV_WORK, node.index,
+                             node.life, work)
+        self.count("snapshot taken" if work.complete else "snapshot failed")
+        if self.story is not None:
+            self.tell(f"node {node.index + 1} has a snapshot of entry {work.index}")
+        work.close()
+        node.works.remove(work)
+        node.turn.snapshot_ended(work)
+        return self.run_node(node)
 
     cdef int sync_done(self, SimNode node) except -1:
         cdef Ring *r = node.turn.flusher.ring

@@ -17,9 +17,10 @@ KINDS = {
     "kill": 4, "kill all": 1, "stop": 1, "power": 4, "power all": 1, "pause": 3, "suspend": 1,
     "stall": 2, "cut": 3, "cut one way": 2, "isolate leader": 2, "partition": 2, "ring": 1,
     "disconnect": 2, "bad sync": 1, "bad write": 1, "torn write": 2, "full": 1, "flip meta": 1,
-    "flip log": 1,
+    "flip log": 1, "flip snapshot": 1,
 }
-ALONE = {"kill", "stop", "power", "pause", "stall", "bad sync", "torn write", "full", "flip meta"}
+ALONE = {"kill", "stop", "power", "pause", "stall", "bad sync", "torn write", "full", "flip meta",
+         "flip snapshot"}
 STANDING = ("none", "one down", "leader cut from one", "one way to leader", "slow disk")
 # heartbeat, promise, longest election timeout, lease: ms
 TIMES = ((100, 600, 1200, 500), (100, 600, 1200, 540), (30, 200, 400, 170), (50, 300, 900, 200))
@@ -107,4 +108,6 @@ def plan(seed: int, **fixed: Any) -> Plan:
         p.faults.append(Fault(int(at), kind, -1 if r.random() < 0.4 else r.randrange(nodes),
                               r.randrange(1 << 20), int(r.uniform(5, longest))))
         at += r.expovariate(1 / every)
+    p.options["snapshot_entries"] = r.choice((5, 20, 50, 1000))
+    p.options["snapshot_keep_bytes"] = r.choice((0, 0, 64 << 10))
     return p

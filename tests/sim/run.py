@@ -189,12 +189,28 @@ class Run:
         """A proven record goes bad while the node is dead: the others have it."""
         c = self.cluster
         last = c.synced(node) if c.well() and node not in c.broken else 0
-        if last:
-            index = 1 + fault.other % last
+        first = c.first(node) if last else 1
+        if first <= last:
+            index = first + fault.other % (last + 1 - first)
             epoch, offset = c.place(node, index)
             c.stop(node)                        # its mark proves all that is synced
             self._boot_in(node, fault.for_ms)
             c.damage(node, index, epoch, 8 * offset + fault.other % (8 * HEADER))
+
+    def _flip_snapshot(self, node: int, fault: Fault) -> None:
+        """The newest goes bad: the one before it and the log make the same state, or the others
+        have it."""
+        c = self.cluster
+        if not (c.well() and node not in c.broken and c.snapshots(node)):
+            return
+        whole = c.first(node) == 1
+        c.stop(node)
+        self._boot_in(node, fault.for_ms)
+        names = c.snapshots(node)
+        only = len(names) == 1 and not whole
+        if not only or self.plan.nodes > 1:
+            size = len(c.nodes[node].disk.read(f"/node/snapshot/{names[-1]}"))
+            c.damage_snapshot(node, names[-1], fault.other % (8 * size), only)
 
     # ------------------------------------------------------------------------------ what is owed
     def _heal(self) -> None:
@@ -273,7 +289,7 @@ class Run:
                 break
         else:
             raise Violation(f"no service after peace: {last}, {c.states()}")
-        replay = history.check(c.commands(0), c.clients)
+        replay = history.check(c.commands(), c.clients)
         for i in range(n):
             if c.items(i) != replay.state:
                 raise Violation(f"node {i + 1} has another state than the log")

@@ -20,7 +20,8 @@ from pathlib import Path
 from dengine._core.examine import PAGE, mark
 from dengine.config import Strategy
 from dengine.errors import CorruptionError, FormatError, StorageError
-from dengine.judge import Examination, Severity
+from dengine.findings import Severity
+from dengine.judge import Examination
 from tests.proofs import core, load, save
 from tests.sim.disk import Disk
 from tests.torture.directories import SEGMENT, Victim, loaded, victim

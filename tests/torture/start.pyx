@@ -49,7 +49,7 @@ def start(Disk disk not None, setup, list reference not None) -> Started:
     cdef Turn turn
     cdef Started found = Started()
     has_meta, names = names_of(disk)
-    turn = boot(&disk.io, PATH.encode(), has_meta, names, setup)
+    turn = boot(&disk.io, PATH.encode(), has_meta, names, disk.names(f"{PATH}/snapshot"), setup)
     try:
         found.last = turn.log.last
         found.term = turn.meta.state.term
@@ -98,7 +98,7 @@ def records_of(Disk disk not None, setup) -> list[bytes]:
     cdef const char *at
     cdef uint64_t i
     has_meta, names = names_of(disk)
-    turn = boot(&disk.io, PATH.encode(), has_meta, names, setup)
+    turn = boot(&disk.io, PATH.encode(), has_meta, names, disk.names(f"{PATH}/snapshot"), setup)
     found = []
     for i in range(1, turn.log.last + 1):
         at = turn.log.record(i)

@@ -1,0 +1,63 @@
+# When a snapshot is taken, what the engine adds to it, what a node starts from.
+#
+# checkpoint knows which snapshots there are and what the newest covers; snapshot.pxd knows the
+# bytes of the file, recovery.pxd those of the log. A thread of its owner steps the writer.
+#
+# Bytes of the engine (ENGINE frames, format 1): u64 index of the configuration, u32 + its payload,
+# u32 sessions, then per session u64 node, u64 incarnation, u64 nonce, u64 id.
+from libc.stdint cimport uint32_t, uint64_t
+
+from dengine._core.codec cimport Members
+from dengine._core.kv cimport KV
+from dengine._core.recovery cimport Base
+from dengine._core.session cimport Session
+from dengine._core.snapshot cimport SnapshotHeader, SnapshotWriter
+from dengine._core.transfer cimport Offer
+from dengine._core.types cimport Io
+
+cdef enum:
+    RETRY_US = 10000000         # after a snapshot that could not be written
+
+
+cdef class Checkpoint:
+    cdef const Io *io
+    cdef bytes directory                    # DIR/snapshot
+    cdef Base base                          # the newest
+    # The log is kept from here: with the snapshot before the newest it makes the same state.
+    cdef uint64_t keep
+    cdef uint64_t entries                   # applied since the newest: then the next one is due
+    cdef uint64_t bytes                     # likewise, written to the log
+    cdef uint64_t size                      # of the newest file: less log than that is not much
+    cdef uint32_t header_crc                # of that file
+    cdef uint64_t written                   # bytes of the log when the newest was begun
+    cdef uint64_t again_us                  # none is begun before
+    cdef bint asked                         # somebody asked for one
+    cdef list names                         # complete files, newest first
+    cdef list stale                         # what may go, and what is damaged, found at the start
+    cdef list damaged
+    cdef readonly SnapshotWriter writer     # None: none is being written
+    cdef readonly uint64_t taken            # counters
+    cdef readonly uint64_t failed
+
+    # What is loaded is in `kv` and in `engine`. Files that are damaged are left out, with a note.
+    # Raises StorageError, FormatError.
+    cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster, list notes,
+                 object progress)
+    cdef bytes engine                       # of the snapshot that was loaded; None
+    # After recovery of a log that begins at `first`: damaged files are renamed, what a writer left
+    # goes, and so do snapshots that this log does not lead on from.
+    cdef int tidy(self, uint64_t first) except -1
+    cdef bint due(self, uint64_t applied, uint64_t written, uint64_t now_us) noexcept
+    # The caller fills in what the header says of the entry.
+    cdef int begin(self, SnapshotHeader *header, KV kv, bytes engine, uint64_t written) except -1
+    cdef int end(self, uint64_t now_us) except -1
+    # A snapshot that came from the leader is the newest one, the only one.
+    cdef int replace(self, const Offer *offer, uint64_t written) except -1
+    # One that came too late: only what the log leads on from is kept.
+    cdef int discard(self, uint64_t index) except -1
+    cdef bint offer(self, Offer *out) noexcept                  # False: there is none
+
+
+cdef bytes engine_encode(uint64_t config, const Members *members, Session session)
+# The sessions go into `session`; the payload of the configuration, its index in `config`.
+cdef bytes engine_decode(bytes engine, uint64_t *config, Session session)

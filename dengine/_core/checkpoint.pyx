@@ -1,0 +1,173 @@
+"""Checkpoints: which snapshot a node starts from, when it takes the next. See checkpoint.pxd."""
+from os import fsdecode
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
+
+from dengine._core.codec cimport (Reader, encode_members, read_from, take_bytes, take_u32, take_u64)
+from dengine._core.fault cimport MUTANT
+from dengine._core.session cimport Registered
+from dengine._core.snapshot cimport SnapshotReader, remove
+from dengine._core.types cimport MAX_MEMBERS, SNAPSHOTS
+
+from dengine._core.snapshot import snapshot_name, sort_names
+from dengine.errors import CorruptionError, FormatError
+
+
+cdef class Checkpoint:
+    cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster, list notes,
+                 object progress):
+        cdef KV kv = KV()
+        self.io = io
+        self.directory = directory
+        self.damaged = []
+        found, self.stale = sort_names(names)
+        self.base.newest = int(found[0].removesuffix(".snap"), 16) if found else 0
+        for name in found:
+            try:
+                self.load(name, cluster, kv, progress)
+            except CorruptionError as error:
+                notes.append(f"a snapshot is left out: {error}")
+                self.damaged.append(name)
+                kv = KV()
+            else:
+                break
+        self.names = [n for n in found if n not in self.damaged and n not in self.stale]
+        return kv
+
+    def load(self, str name not None, uint64_t cluster, KV kv not None, progress):
+        cdef SnapshotReader reader = SnapshotReader()
+        cdef uint64_t at = 0
+        reader.open(self.io, self.directory + b"/" + name.encode(), kv)
+        try:
+            if reader.header.cluster != cluster:
+                raise FormatError(f"{fsdecode(self.directory)}/{name} belongs to another cluster: "
+                                  "nothing was changed; move it out of the directory")
+            while reader.step():
+                if progress is not None:
+                    progress(reader.at - at)
+                at = reader.at
+            self.base.index = reader.header.index
+            self.base.term = reader.header.term
+            self.base.crc = reader.header.last_crc
+            self.size = reader.size
+            self.header_crc = reader.header.crc
+            self.engine = reader.engine
+        finally:
+            reader.close()
+
+    cdef int tidy(self, uint64_t first) except -1:
+        cdef bytes path
+        cdef list useless = [n for n in self.names[1:] if index_of(n) + 1 < first]
+        for name in self.damaged:
+            path = self.directory + b"/" + name.encode()
+            self.io.rename(self.io.ctx, path, path + b".corrupt")
+        remove(self.io, self.directory, self.stale + useless)
+        self.names = [n for n in self.names if n not in useless]
+        self.keep = index_of(self.names[1]) if len(self.names) > 1 else 0
+        return 0
+
+    cdef bint due(self, uint64_t applied, uint64_t written, uint64_t now_us) noexcept:
+        if self.writer is not None or applied == self.base.index:
+            return False
+        if now_us < self.again_us:
+            return False
+        return (self.asked or applied - self.base.index >= self.entries
+                or written - self.written >= max(self.bytes, self.size))
+
+    cdef int begin(self, SnapshotHeader *header, KV kv, bytes engine, uint64_t written) except -1:
+        cdef SnapshotWriter writer = SnapshotWriter()
+        self.asked = False
+        self.written = written
+        writer.open(self.io, self.directory, header, engine, kv.pin())
+        writer.old = self.names[SNAPSHOTS - 1:]
+        self.writer = writer
+        return 0
+
+    cdef int end(self, uint64_t now_us) except -1:
+        cdef SnapshotWriter writer = self.writer
+        self.writer = None
+        if writer.index <= self.base.index and writer.complete:      # one was installed meanwhile
+            return self.discard(writer.index)
+        if not writer.complete:
+            self.failed += 1
+            self.again_us = now_us + RETRY_US
+            return 0
+        self.taken += 1
+        self.names = [snapshot_name(writer.index), *self.names[:SNAPSHOTS - 1]]
+        self.keep = writer.index if MUTANT(115) else self.base.index
+        self.base.index = self.base.newest = writer.index
+        self.base.term = writer.term
+        self.base.crc = writer.last_crc
+        self.size = writer.size
+        self.header_crc = writer.header_crc
+        return 0
+
+    cdef int replace(self, const Offer *offer, uint64_t written) except -1:
+        remove(self.io, self.directory, self.names)
+        self.names = [snapshot_name(offer.index)]
+        self.keep = offer.index
+        self.base.index = self.base.newest = offer.index
+        self.base.term = offer.term
+        self.base.crc = offer.last_crc
+        self.size = offer.size
+        self.header_crc = offer.header_crc
+        self.written = written
+        return 0
+
+    cdef int discard(self, uint64_t index) except -1:
+        cdef str name = snapshot_name(index)
+        if name not in self.names:
+            remove(self.io, self.directory, [name])
+        return 0
+
+    cdef bint offer(self, Offer *out) noexcept:
+        out.index = self.base.index
+        out.term = self.base.term
+        out.last_crc = self.base.crc
+        out.header_crc = self.header_crc
+        out.size = self.size
+        return out.index != 0
+
+
+def index_of(str name not None) -> int:
+    """Of the last entry in the snapshot of this name."""
+    return int(name.removesuffix(".snap"), 16)
+
+
+# ----------------------------------------------------------------------------- bytes of the engine
+cdef bytes engine_encode(uint64_t config, const Members *members, Session session):
+    cdef bytes payload = encode_members(members)
+    cdef uint32_t n = PyBytes_GET_SIZE(payload)
+    cdef uint32_t sessions = session.table_count
+    return b"".join([
+        PyBytes_FromStringAndSize(<const char *>&config, sizeof(config)),
+        PyBytes_FromStringAndSize(<const char *>&n, sizeof(n)), payload,
+        PyBytes_FromStringAndSize(<const char *>&sessions, sizeof(sessions)),
+        PyBytes_FromStringAndSize(<const char *>session.table, sessions * sizeof(Registered))])
+
+
+cdef bytes engine_decode(bytes engine, uint64_t *config, Session session):
+    cdef Reader r
+    cdef Registered *s
+    cdef const char *payload
+    cdef uint32_t n, i, sessions
+    read_from(&r, PyBytes_AS_STRING(engine), PyBytes_GET_SIZE(engine))
+    config[0] = take_u64(&r)
+    n = take_u32(&r)
+    payload = take_bytes(&r, n)
+    sessions = take_u32(&r)
+    if r.bad or sessions > MAX_MEMBERS:
+        raise FormatError("the snapshot holds no state of an engine of this version: nothing was "
+                          "changed; use the dengine version that wrote it, or a later one")
+    for i in range(sessions):
+        s = &session.table[i]
+        s.node = take_u64(&r)
+        s.incarnation = take_u64(&r)
+        s.nonce = take_u64(&r)
+        s.id = take_u64(&r)
+    if r.bad or r.at != r.end:
+        raise FormatError("the snapshot holds more than an engine of this version knows: nothing "
+                          "was changed; use the dengine version that wrote it, or a later one")
+    session.table_count = sessions
+    return PyBytes_FromStringAndSize(payload, n)

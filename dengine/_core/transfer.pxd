@@ -1,0 +1,99 @@
+# A snapshot on its way from the leader to a follower whose next entries are in no log any more.
+#
+# The leader offers its newest one with its heartbeats. The follower asks for it piece by piece,
+# each when the one before is written: so there is never more than one piece under way, and a
+# transfer goes on where it stopped, whichever side was started again. What arrived is verified and
+# loaded beside the store that is in use. transfer knows files and bytes, no roles or sockets.
+#
+# The file snapshot/<index>.snap.part holds what arrived; complete and verified it loses its suffix.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from dengine._core.flush cimport Worker
+from dengine._core.kv cimport KV
+from dengine._core.snapshot cimport SnapshotReader
+from dengine._core.types cimport MAX_MEMBERS, Io, Job, Work
+
+cdef enum:
+    PIECE = 512 << 10           # bytes asked for at once
+    ASK_AGAIN_US = 1000000      # a piece that did not come is asked for again
+    TRANSFER = 1                # tag of jobs
+
+ctypedef struct Offer:          # one file
+    uint64_t index              # of the last entry in it
+    uint64_t term
+    uint32_t last_crc
+    uint32_t header_crc         # two nodes' files of one index differ
+    uint64_t size               # bytes
+
+ctypedef struct Piece:          # being read for a follower
+    int slot
+    uint64_t number             # of its connection
+    uint64_t index
+    uint32_t header_crc
+    uint64_t offset
+    uint64_t size
+    bint last                   # the file ends with it
+    char bytes[0]
+
+ctypedef struct Source:         # the file that a follower reads from
+    int fd                      # -1: none
+    uint64_t index
+    bint reading
+
+
+cdef class Loader(Work):
+    # Verifies a file that arrived, loads it into a new store, gives it its name.
+    cdef const Io *io
+    cdef bytes directory
+    cdef bytes temporary
+    cdef uint64_t cluster
+    cdef Offer offer
+    cdef SnapshotReader reader
+    cdef KV kv                              # complete after the last step
+    cdef bytes engine
+
+
+cdef class Transfer:
+    cdef const Io *io
+    cdef bytes directory
+    cdef uint64_t cluster
+    cdef Worker preparer
+    # the leader's side
+    cdef Source sources[MAX_MEMBERS]
+    # the follower's side
+    cdef Offer offer                        # index 0: nothing is on its way
+    cdef int fd                             # of the part; -1
+    cdef uint64_t have                      # bytes written
+    cdef uint64_t due_us                    # when the next piece is asked for again
+    cdef bint writing                       # the preparer has a piece
+    cdef uint64_t unsynced                  # bytes of `have`
+    cdef uint64_t again_us                  # after an error of the disk
+    cdef Loader loader                      # None: it has not all arrived
+    cdef list parts                         # names of parts in the directory
+    cdef readonly uint64_t received         # counters: bytes, snapshots
+    cdef readonly uint64_t installed
+
+    # `names` are the files in the directory.
+    cdef int open(self, const Io *io, bytes directory, list names, uint64_t cluster,
+                  Worker preparer) except -1
+    cdef int close(self) except -1
+    # The leader's side. A piece of this file is read; False: there is no such file, or no room.
+    cdef bint read(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
+                   uint64_t offset) except -1
+    # Borrowed from the job; NULL: it failed.
+    cdef Piece *was_read(self, const Job *job) noexcept
+    cdef int let_go(self, int slot) noexcept                # of a file, which may be unlinked now
+    # The follower's side. True: ask for the piece at `have`.
+    cdef bint offered(self, const Offer *offer, uint64_t now_us) except -1
+    # None, or what is wrong with it
+    cdef object arrived(self, uint64_t index, uint32_t header_crc, uint64_t offset,
+                        const char *bytes, size_t n)
+    cdef bint was_written(self, const Job *job, uint64_t now_us) except -1   # True: ask for more
+    cdef bint complete(self) noexcept                           # all is here: load it
+    cdef Loader load(self)
+    cdef int ended(self, bint complete, uint64_t now_us) except -1      # the loader is done
+    cdef int forget(self) except -1                             # the transfer is over
+
+    cdef int begin(self, const Offer *offer) except -1
+    cdef uint64_t resumed(self) noexcept
+    cdef bytes part(self, uint64_t index)

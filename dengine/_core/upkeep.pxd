@@ -1,0 +1,45 @@
+# What a node does beside serving: the configuration that acts, snapshots that are taken, offered
+# and installed, the log that goes behind them.
+#
+# Upkeep decides when; checkpoint and transfer know files, raft and log what lives. turn.pxd adds
+# the loop that calls it.
+from libc.stdint cimport uint32_t, uint64_t
+
+from dengine._core.checkpoint cimport Checkpoint
+from dengine._core.flush cimport Worker
+from dengine._core.meta cimport Meta
+from dengine._core.requests cimport Requests
+from dengine._core.transfer cimport Transfer
+from dengine._core.types cimport Job, Work
+
+
+cdef class Upkeep(Requests):
+    cdef readonly Meta meta
+    cdef Worker flusher
+    cdef Worker preparer
+    cdef readonly Checkpoint checkpoint
+    cdef readonly Transfer transfer
+    cdef uint64_t keep_bytes                # of the log that is in snapshots, for peers that lag
+    cdef uint64_t config_index              # of the configuration in `members`; 0: not formed
+    cdef uint32_t promise_ms
+    cdef list bulks                         # Link or None, by slot: second connections
+    cdef list bulk_boxes                    # Outbox, by slot
+    # called with a Work: a thread is to step it, then to call snapshot_ended with it; or None
+    cdef public object on_snapshot
+
+    cdef int schedule(self) except -1       # a turn runs soon
+    cdef int slot_by_id(self, uint64_t node) noexcept
+    # Snapshots
+    cpdef int snapshot_ended(self, Work work) except -1         # from any thread, under the GIL
+    cdef int begin_snapshot(self) except -1
+    cdef int compact(self) except -1
+    cdef int offer_snapshot(self, int slot) except -1
+    cdef int fetch_piece(self) except -1
+    cdef int send_piece(self, const Job *job) except -1
+    cdef int begin_load(self) except -1
+    cdef int install(self, uint64_t now_us) except -1
+    # The configuration in the log or in a snapshot, n bytes at payload, acts from now on.
+    cdef int adopt(self, const char *payload, size_t n) except -1
+    # Votes and acknowledgements count only from the directory that the configuration names.
+    cdef bint counts(self, int slot) noexcept
+    cdef int announce_links(self, uint64_t now_us) except -1

@@ -1,0 +1,180 @@
+"""Upkeep: which configuration acts, when a snapshot is taken or installed. See upkeep.pxd."""
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from dengine._core.checkpoint cimport engine_decode, engine_encode
+from dengine._core.codec cimport Members, members_decode
+from dengine._core.consensus cimport LEADER
+from dengine._core.fault cimport FAILPOINT, MUTANT
+from dengine._core.quorum cimport Config, config_from
+from dengine._core.snapshot cimport SnapshotHeader
+from dengine._core.transfer cimport Loader, Offer, Piece
+from dengine._core.types cimport MAX_MEMBERS
+from dengine._core.wire cimport FRAME_FETCH, FRAME_OFFER, FRAME_PIECE, Outbox
+
+from dengine.errors import ConfigError, InvariantError
+
+
+cdef class Upkeep(Requests):
+    def __cinit__(self):
+        self.bulks = [None] * MAX_MEMBERS
+        self.bulk_boxes = [Outbox() for _ in range(MAX_MEMBERS)]
+
+    cdef int schedule(self) except -1:
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------------- configuration
+    cdef int adopt(self, const char *payload, size_t n) except -1:
+        cdef uint64_t now = self.io.now_us(self.io.ctx)
+        cdef Members m
+        cdef Config config
+        cdef int i
+        memset(&m, 0, sizeof(m))
+        if members_decode(payload, n, &m):
+            raise InvariantError("an entry of the log holds no configuration of this version")
+        if m.promise_ms != self.promise_ms and not MUTANT(63):
+            raise ConfigError(
+                f"raft.election.election_timeout_min_ms is {self.promise_ms} here, but the cluster "
+                f"was formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and "
+                "restart")
+        for i in range(self.members.count):
+            if m.count != self.members.count or m.id[i] != self.members.id[i]:
+                raise ConfigError(
+                    "cluster.initial_cluster names the nodes "
+                    f"{[self.members.id[j] for j in range(self.members.count)]}, but the cluster "
+                    f"has {[m.id[j] for j in range(m.count)]}: nothing was lost; make the two "
+                    "agree")
+            if (m.id[i] == self.meta.state.node
+                    and m.incarnation[i] != self.meta.state.incarnation):
+                raise ConfigError(
+                    f"node {m.id[i]} is in the cluster with another data directory: this one holds "
+                    "nothing that counts; put the old directory back")
+        self.members = m
+        config_from(&config, &m)
+        self.raft.adopt(&config, True, now)
+        return self.announce_links(now)
+
+    cdef bint counts(self, int slot) noexcept:
+        return (self.raft.config.count != 0
+                and (self.members.incarnation[slot] == self.peers[slot].incarnation or MUTANT(49)))
+
+    cdef int announce_links(self, uint64_t now_us) except -1:
+        cdef int i
+        for i in range(self.members.count):
+            if self.peers[i].up and self.counts(i):
+                self.raft.link_up(self.members.id[i], now_us)
+        return 0
+
+    cdef int slot_by_id(self, uint64_t node) noexcept:
+        cdef int i
+        for i in range(self.members.count):
+            if self.members.id[i] == node:
+                return i
+        return -1
+
+    # -------------------------------------------------------------------------------- snapshots
+    cpdef int snapshot_ended(self, Work work) except -1:
+        work.ended = True
+        return self.schedule()
+
+    cdef int begin_snapshot(self) except -1:
+        """Of what is applied now. The store is pinned: a thread writes while the node serves."""
+        cdef SnapshotHeader h
+        cdef uint64_t index = self.machine.applied
+        if self.on_snapshot is None or not self.raft.formed or index < self.config_index:
+            return 0
+        if self.raft.version != self.raft.saved and not MUTANT(118):
+            return 0                            # no snapshot of a term before the term is saved
+        memset(&h, 0, sizeof(h))
+        h.cluster = self.meta.state.cluster
+        h.incarnation = self.meta.state.incarnation
+        h.index = index
+        h.term = self.raft.terms.at(index)
+        h.last_crc = self.log.crc_at(index)
+        self.checkpoint.begin(&h, self.kv, engine_encode(self.config_index, &self.members,
+                                                         self.session), self.log.bytes_written)
+        self.on_snapshot(self.checkpoint.writer)
+        return 0
+
+    cdef int compact(self) except -1:
+        """What the snapshots cover goes, segment by segment; a leader waits for those who lag."""
+        cdef uint64_t needed = <uint64_t>-1 if self.alone else 0
+        cdef int i
+        if self.raft.role == LEADER and not self.alone:
+            needed = self.raft.last
+            for i in range(self.raft.config.count):
+                if self.raft.config.id[i] != self.raft.opt.id:
+                    needed = min(needed, self.raft.peers[i].match)
+        if self.log.compact(self.checkpoint.keep, needed, self.keep_bytes):
+            self.raft.compact(self.log.first() - 1)
+        return 0
+
+    cdef int offer_snapshot(self, int slot) except -1:
+        cdef Outbox box = <Outbox>self.boxes[slot]
+        cdef Offer o
+        if not self.checkpoint.offer(&o) or o.index < self.raft.terms.base:
+            return 0
+        box.begin(FRAME_OFFER, 0, self.raft.term)
+        box.put_u64(o.index)
+        box.put_u64(o.term)
+        box.put_u32(o.last_crc)
+        box.put_u32(o.header_crc)
+        box.put_u64(o.size)
+        return box.end()
+
+    cdef int fetch_piece(self) except -1:
+        """Asks the leader for the next piece of the snapshot that it offers."""
+        cdef int slot = self.slot_by_id(self.raft.leader)
+        cdef Outbox box
+        if slot < 0 or self.bulks[slot] is None:
+            return 0
+        box = <Outbox>self.bulk_boxes[slot]
+        box.begin(FRAME_FETCH, 0, self.raft.term)
+        box.put_u64(self.transfer.offer.index)
+        box.put_u32(self.transfer.offer.header_crc)
+        box.put_u64(self.transfer.have)
+        return box.end()
+
+    cdef int send_piece(self, const Job *job) except -1:
+        cdef Piece *p = self.transfer.was_read(job)
+        cdef Outbox box
+        if p == NULL or self.peers[p.slot].bulk_number != p.number:
+            return 0
+        box = <Outbox>self.bulk_boxes[p.slot]
+        box.begin(FRAME_PIECE, 0, self.raft.term)
+        box.put_u64(p.index)
+        box.put_u32(p.header_crc)
+        box.put_u64(p.offset)
+        box.put(p.bytes, p.size)
+        return box.end()
+
+    cdef int begin_load(self) except -1:
+        """All of the snapshot is here: a thread verifies it and makes a store of it."""
+        if self.on_snapshot is not None:
+            self.on_snapshot(self.transfer.load())
+        return 0
+
+    cdef int install(self, uint64_t now_us) except -1:
+        """The store of the leader's snapshot takes the place of this one, and of the log."""
+        cdef Loader loader = self.transfer.loader
+        cdef Offer *o = &self.transfer.offer
+        cdef bytes payload
+        if loader.complete and self.raft.role != LEADER and (MUTANT(119) or (
+                o.index > self.raft.commit and self.raft.terms.at(o.index) != o.term)):
+            if not self.flusher.idle():         # what it writes is of the log that goes
+                self.flusher.hurry()
+                return 0
+            FAILPOINT(b"install.log")
+            self.log.restart(o.index, o.term, o.last_crc)
+            self.checkpoint.replace(o, self.log.bytes_written)
+            self.kv = self.machine.kv = loader.kv
+            self.machine.applied = o.index
+            payload = engine_decode(loader.engine, &self.config_index, self.session)
+            self.session.recognise()
+            self.raft.restart(o.index, o.term)
+            self.adopt(payload, len(payload))
+            self.transfer.installed += 1
+            FAILPOINT(b"install.done")
+        elif loader.complete:
+            self.checkpoint.discard(o.index)    # the log brought it all meanwhile
+        return self.transfer.ended(loader.complete, now_us)

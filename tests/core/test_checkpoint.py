@@ -1,0 +1,276 @@
+"""Snapshots in the life of a node: taken, started from, installed; what each damage comes to."""
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+
+from dengine.errors import CorruptionError
+from tests.sim import views
+from tests.sim.cluster import Cluster
+from tests.sim.nodes import PATH
+
+MS, SECOND = 1000, 1_000_000
+STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
+SNAPSHOTS = f"{PATH}/snapshot"
+VOTE = 2
+
+
+@pytest.fixture
+def make():
+    """Builds a started cluster with small segments and snapshots; closes it after the test."""
+    made = []
+
+    def build(nodes=3, *, strategy=0, seed=1, **options):
+        options = {"segment_bytes": 16 << 10, "snapshot_entries": 30, "snapshot_keep_bytes": 0,
+                   **options}
+        cluster = Cluster(seed, nodes=nodes, strategy=strategy, **options)
+        made.append(cluster)
+        cluster.start()
+        assert cluster.run_until(cluster.settled, 5 * SECOND)
+        return cluster
+
+    yield build
+    for cluster in made:
+        cluster.close()
+
+
+def write(c, n, *, node=0, size=500, prefix=b"k"):
+    """n puts of a few keys, all acknowledged."""
+    for i in range(n):
+        put = c.put(node, prefix + b"%d" % (i % 7), b"%d" % i + b"." * size)
+        assert c.run_until(lambda put=put: put.status >= 0, 10 * SECOND)
+        assert put.status == 0
+
+
+def agree(c):
+    assert c.run_until(c.settled, 15 * SECOND), c.states()
+    states = [c.items(i) for i in range(len(c.nodes))]
+    assert all(s == states[0] for s in states)
+    return states[0]
+
+
+def follower(c):
+    return next(i for i in range(len(c.nodes)) if i != c.leader())
+
+
+@STRATEGIES
+def test_the_log_behind_the_snapshot_before_the_newest_goes(make, strategy):
+    c = make(1, strategy=strategy)
+    write(c, 200)
+    c.run_for(SECOND)
+    write(c, 1)
+    assert len(c.snapshots(0)) == 2
+    kept = [int(n[:16], 16) for n in c.snapshots(0)]
+    assert 1 < c.first(0) <= kept[0] + 1
+    c.run_for(SECOND)
+    assert "0000000000000001.seg" not in c.nodes[0].disk.names(f"{PATH}/log")
+
+
+@STRATEGIES
+@pytest.mark.parametrize("power", [False, True], ids=["kill", "power"])
+def test_a_start_goes_on_from_the_newest_snapshot(make, strategy, power):
+    c = make(1, strategy=strategy)
+    write(c, 200)
+    before, revision = c.items(0), c.states()[0]["revision"]
+    c.run_for(SECOND)                       # all is synced
+    c.kill(0, power)
+    c.boot(0)
+    assert c.first(0) > 1
+    assert agree(c) == before
+    assert c.states()[0]["revision"] % 10**9 == revision
+    write(c, 1)
+
+
+def test_without_the_newest_the_one_before_and_the_log_make_the_same_state(make):
+    c = make(1)
+    write(c, 200)
+    before = c.items(0)
+    c.stop(0)
+    newest = c.snapshots(0)[-1]
+    c.nodes[0].disk.flip(f"{SNAPSHOTS}/{newest}", 8 * 4100)
+    c.boot(0)
+    assert agree(c) == before
+    assert newest not in c.snapshots(0)
+    assert newest + ".corrupt" in c.nodes[0].disk.names(SNAPSHOTS)
+    write(c, 100)
+    assert len(c.snapshots(0)) == 2
+
+
+def test_without_any_snapshot_a_node_alone_refuses(make):
+    c = make(1)
+    write(c, 200)
+    c.stop(0)
+    names = c.nodes[0].disk.names(SNAPSHOTS)
+    for name in names:
+        c.nodes[0].disk.flip(f"{SNAPSHOTS}/{name}", 8 * 4100)
+    with pytest.raises(CorruptionError, match="nothing was changed"):
+        c.boot(0)
+    assert c.nodes[0].disk.names(SNAPSHOTS) == names
+    for name in names:                      # the disk is well again
+        c.nodes[0].disk.flip(f"{SNAPSHOTS}/{name}", 8 * 4100)
+    c.boot(0)
+    agree(c)
+
+
+@pytest.mark.parametrize("lost", ["log", "snapshot"])
+def test_what_was_there_is_missed(make, lost):
+    """One of the two is not enough where the other held more."""
+    c = make(1)
+    write(c, 205)
+    c.stop(0)
+    for name in c.nodes[0].disk.names(f"{PATH}/{lost}"):
+        c.nodes[0].disk.remove(f"{PATH}/{lost}/{name}")
+    with pytest.raises(CorruptionError, match="nothing was changed"):
+        c.boot(0)
+
+
+@STRATEGIES
+def test_a_follower_whose_entries_are_gone_gets_the_snapshot(make, strategy):
+    c = make(strategy=strategy)
+    node = follower(c)
+    c.kill(node)
+    write(c, 200, node=c.leader())
+    c.boot(node)
+    agree(c)
+    assert c.nodes[node].turn.transfer.installed >= 1
+    assert c.first(node) > 1
+    write(c, 10, node=node)
+    c.kill(node)
+    c.boot(node)                            # from what was installed
+    agree(c)
+
+
+def test_a_log_that_does_not_lead_to_the_snapshot_begins_anew(make):
+    """A node that died when a snapshot had its name, and the log was still the old one: longer than
+    the snapshot, but of another term."""
+    c = make()
+    old = c.leader()
+    for i in range(3):
+        if i != old:
+            c.cut(old, i)
+    for i in range(300):
+        c.put(old, b"never", b"%d" % i)
+    assert c.run_until(lambda: c.leader() != old, 5 * SECOND)
+    leader = c.leader()
+    write(c, 70, node=leader)
+    c.run_for(SECOND)
+    term = c.states()[leader]["term"]
+    asked = views.build_frame(VOTE, 0, term, struct.pack("<QQ", 0, 0))
+    assert c.receive(old, leader, asked) is None        # so it knows of the term
+    c.run_for(SECOND)
+    c.kill(old)
+    name = c.snapshots(leader)[-1]
+    assert int(name[:16], 16) < 300
+    c.nodes[old].disk.put(f"{SNAPSHOTS}/{name}",
+                          c.nodes[leader].disk.read(f"{SNAPSHOTS}/{name}"))
+    c.heal()
+    c.boot(old)
+    assert any("does not lead to the snapshot" in note for note in c.nodes[old].turn.notes)
+    assert b"never" not in agree(c)
+
+
+@pytest.mark.parametrize("who", ["follower", "leader"])
+def test_a_transfer_goes_on_where_it_stopped(make, who):
+    """Whichever side is started again."""
+    c = make()
+    leader, (node, third) = c.leader(), [i for i in range(3) if i != c.leader()]
+    c.kill(node)
+    for i in range(3):
+        put = c.put(leader, b"large%d" % i, random.Random(i).randbytes(600_000))
+        assert c.run_until(lambda put=put: put.status == 0, 10 * SECOND)
+    write(c, 60, node=leader)
+    c.run_for(SECOND)
+    assert c.first(leader) > 10
+    c.kill(third)                           # so that nobody else can lead
+    c.boot(node)
+    got = 0
+    for _ in range(3):
+        had = received(c, node)
+        assert c.run_until(lambda had=had: received(c, node) > had, 20 * SECOND)
+        victim = node if who == "follower" else leader
+        got += received(c, node) if victim == node else 0
+        c.kill(victim)
+        c.boot(victim)
+    c.boot(third)
+    agree(c)
+    assert c.nodes[node].turn.transfer.installed == 1
+    size = len(c.nodes[node].disk.read(f"{SNAPSHOTS}/{c.snapshots(node)[0]}"))
+    assert size > 1_800_000
+    assert size * 0.99 <= got + received(c, node) <= 1.1 * size
+
+
+def received(c, i):
+    return c.nodes[i].turn.transfer.received
+
+
+def test_parts_of_other_snapshots_go(make):
+    c = make()
+    node = follower(c)
+    c.kill(node)
+    for name in ("0000000000000003.snap.part", "00000000000003e8.snap.part"):
+        c.nodes[node].disk.put(f"{SNAPSHOTS}/{name}", b"x" * 5000)
+    write(c, 200, node=c.leader())
+    c.boot(node)
+    agree(c)
+    assert not [n for n in c.nodes[node].disk.names(SNAPSHOTS) if n.endswith(".part")]
+
+
+def test_a_node_alone_keeps_no_log_for_others(make):
+    c = make(1, snapshot_keep_bytes=1 << 30)
+    write(c, 200)
+    c.run_for(SECOND)
+    write(c, 1)
+    assert c.first(0) > 1
+
+
+def test_a_damaged_part_is_fetched_again(make):
+    c = make()
+    node = follower(c)
+    c.kill(node)
+    write(c, 200, node=c.leader())
+    c.run_for(SECOND)
+    c.at(c.now_us + 1, lambda: c.boot(node))
+
+    def part():
+        return [n for n in c.nodes[node].disk.names(SNAPSHOTS) if n.endswith(".part")]
+
+    assert c.run_until(lambda: part() and c.nodes[node].turn.transfer.received, 20 * SECOND)
+    c.nodes[node].disk.flip(f"{SNAPSHOTS}/{part()[0]}", 8 * 4200)
+    assert c.run_until(lambda: c.nodes[node].alive
+                       and c.nodes[node].turn.transfer.installed, 60 * SECOND)
+    agree(c)
+
+
+def test_an_installed_snapshot_that_is_lost_is_missed(make):
+    """Before anything else was written: nothing but its name tells of it."""
+    c = make()
+    node = follower(c)
+    c.stop(node)                            # the hard state knows what was there
+    write(c, 200, node=c.leader())
+    c.boot(node)
+    assert c.run_until(lambda: c.nodes[node].turn.transfer.installed, 20 * SECOND)
+    c.kill(node)
+    for name in c.snapshots(node):
+        c.damage_snapshot(node, name, 8 * 4100, True)
+    assert c.nodes[node].disk.names(f"{PATH}/log")      # of before, with marks that are true
+    c.boot(node)
+    assert c.states()[node]["recovering"]
+    agree(c)
+
+
+def test_a_node_that_lost_its_only_snapshot_is_in_doubt_and_gets_another(make):
+    c = make()
+    node = follower(c)
+    c.kill(node)
+    write(c, 200, node=c.leader())
+    c.boot(node)
+    agree(c)
+    c.stop(node)
+    for name in c.snapshots(node):
+        c.damage_snapshot(node, name, 8 * 4100, True)
+    c.boot(node)
+    assert c.states()[node]["recovering"]
+    agree(c)
+    assert not c.states()[node]["recovering"]
