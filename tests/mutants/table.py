@@ -266,7 +266,7 @@ MUTANTS = {
     117: Mutant("the log goes before the name of an installed snapshot is durable",
         "§6 Install"),
     118: Mutant("a snapshot of a term before the term is saved",
-        "§3 meta"),
+        "§3 meta", ("tests/core/test_cluster.py",)),
     119: Mutant("a snapshot is installed over what is committed",
         "§6 Install"),
     121: Mutant("a damaged snapshot that nothing replaces is not missed",
