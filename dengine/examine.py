@@ -27,7 +27,7 @@ def examine(path: str, progress: Callable[[int], None] = lambda _: None) -> Exam
         return found
     if found.verdict == Severity.UNREADABLE:
         return found
-    return found.judge(names, has_meta, snapshots)
+    return found.judge(has_meta, names, snapshots)
 
 
 def look_around(found: Examination) -> tuple[list[str], list[str]]:

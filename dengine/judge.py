@@ -68,12 +68,11 @@ class Examination(Findings):
         return [s for s in self.segments if s.state == "live"]
 
     # ---------------------------------------------------------------------------------- judging
-    def judge(self, names: list[str], has_meta: bool,
-              snapshots: list[str] | None = None) -> Examination:
+    def judge(self, has_meta: bool, names: list[str], snapshots: list[str]) -> Examination:
         """Names in log/ and in snapshot/. What cannot be read ends it, as one finding."""
         try:
             self.read_meta(has_meta, names)
-            self.read_snapshots(snapshots or [])
+            self.read_snapshots(snapshots)
             for epoch in sorted(int(n[:16], 16) for n in names
                                 if SEGMENT_NAME.fullmatch(n)):
                 if epoch > EPOCH_MAX:

@@ -18,7 +18,7 @@ from dengine._core import boot
 from dengine._core.peer import Peer
 from dengine.errors import ConfigError, StorageError, UnavailableError
 from dengine.schema import split_address
-from dengine.storage import Directory, setup_of
+from dengine.storage import Directory, Saving, setup_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,7 @@ class Node:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._event_fd = -1
         self._closed = False
+        self._savings: list[tuple[Saving, asyncio.Future[None]]] = []  # asked for, not complete
         self._told = (0, 0, "")
         self._promise_s = config.raft.election.election_timeout_min_ms / 1000
         self._lost: dict[tuple[int, bool], asyncio.Event] = {}  # a dialled connection ended
@@ -100,6 +101,8 @@ class Node:
         self._closed = True
         for timer in self._timers.values():
             timer.cancel()
+        for _, ended in self._savings:
+            ended.cancel()
         for task in self._dialling:
             task.cancel()
         await asyncio.gather(*self._dialling, return_exceptions=True)
@@ -148,6 +151,8 @@ class Node:
     def _tick(self) -> None:
         self._timers["tick"] = self.loop.call_later(TICK_S, self._tick)
         self.turn.run()
+        self._tell()
+        self._look_at_savings()
 
     def _look(self) -> None:
         """A silent connection is given up; an idle one says something."""
@@ -222,7 +227,6 @@ class Node:
         self._peers[slot, peer.bulk] = peer
         if not peer.bulk:
             log.info("connected to node %d", self.members[slot][0])
-        self.loop.call_soon(self._tell)
 
     def _gone(self, peer: Peer) -> None:
         self._strangers.discard(peer)
@@ -244,35 +248,25 @@ class Node:
         if not boot.status(self.turn)["formed"]:
             raise UnavailableError("the cluster is not formed yet: there is nothing to save; start "
                                    "all nodes")
-        ended = asyncio.Event()
+        ended: asyncio.Future[None] = self.loop.create_future()
+        self._savings.append((Saving(self.turn), ended))
+        await ended
 
-        def listener(_: object) -> None:
-            self.loop.call_soon_threadsafe(ended.set)
-
-        self.directory.on_end.append(listener)
-        try:
-            failed = boot.status(self.turn)["counters"]["snapshots_failed"]
-            target = boot.ask_snapshot(self.turn)
-            while True:
-                ended.clear()
-                self.turn.run()
-                status = boot.status(self.turn)
-                if status["snapshot"] >= target:
-                    return
-                if self.turn.failed is not None or (
-                        status["counters"]["snapshots_failed"] > failed):
-                    raise StorageError("a snapshot could not be written, the log says why: nothing "
-                                       "else changed; make room or mend the disk")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(TICK_S):
-                        await ended.wait()
-        finally:
-            self.directory.on_end.remove(listener)
+    def _look_at_savings(self) -> None:
+        for each in list(self._savings):
+            saving, ended = each
+            try:
+                if not ended.done() and not saving.done():
+                    continue
+                if not ended.done():  # else nobody waits any more
+                    ended.set_result(None)
+            except StorageError as error:
+                ended.set_exception(error)
+            self._savings.remove(each)
 
     def newest_snapshot(self) -> str:
         """The path of its file; "": there is none."""
-        index = boot.status(self.turn)["snapshot"]
-        return self.directory.snapshot_path(index) if index else ""
+        return self.directory.newest_snapshot(self.turn)
 
     # ---------------------------------------------------------------------------------- status
     def is_primary(self) -> bool:

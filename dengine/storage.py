@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dengine._core import boot
-from dengine._core.snapshot import snapshot_name
+from dengine._core.snapshot import SnapshotWriter, snapshot_name
 from dengine.errors import Error, LockedError, StorageError
 
 if TYPE_CHECKING:
@@ -146,7 +146,6 @@ class Directory:
         self._lock = -1
         self._closing = False
         self._reserve = 0  # bytes that the log may take meanwhile: two segments
-        self.on_end: list[Callable[[Work], None]] = []  # called by the thread that ended a Work
         self._threads: set[threading.Thread] = set()
         try:
             make_durably(os.path.join(self.path, "log"))
@@ -208,22 +207,26 @@ class Directory:
         thread = threading.Thread(target=self._do, args=(turn, work), daemon=True,
                                   name="dengine-snapshot")
         self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads, or the interpreter ends: the node goes on
+            self._threads.discard(thread)
+            log.warning("a snapshot of entry %d came to nothing: %s", work.index, error)
+            turn.snapshot_ended(work)
 
     def _do(self, turn: Turn, work: Work) -> None:
         began = time.monotonic()
         try:
-            self._look_for_room()
+            if isinstance(work, SnapshotWriter):  # the other kind is on the disk already
+                self._look_for_room()
             while not self._closing and work.step():
                 pass
-        except Error as error:
+        except (Error, OSError) as error:
             log.warning("a snapshot of entry %d came to nothing: %s", work.index, error)
         finally:
             work.close()
             self._threads.discard(threading.current_thread())
             turn.snapshot_ended(work)
-            for listener in list(self.on_end):
-                listener(work)
         if work.complete:
             log.info("a snapshot of entry %d is complete: %d bytes in %.1f s", work.index,
                      work.size, time.monotonic() - began)
@@ -245,9 +248,10 @@ class Directory:
                     total += entry.stat(follow_symlinks=False).st_size
         return total
 
-    def snapshot_path(self, index: int) -> str:
-        """Of the snapshot of this entry."""
-        return os.path.join(self.path, "snapshot", snapshot_name(index))
+    def newest_snapshot(self, turn: Turn) -> str:
+        """Its path; "": there is none."""
+        index = boot.status(turn)["snapshot"]
+        return os.path.join(self.path, "snapshot", snapshot_name(index)) if index else ""
 
     def close(self) -> None:
         """Ends what is written beside the log, then unlocks; may be called again."""
@@ -257,3 +261,24 @@ class Directory:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+class Saving:
+    """A snapshot of all that is applied now, asked of a node whose turns somebody else runs."""
+
+    def __init__(self, turn: Turn) -> None:
+        self._turn = turn
+        self._failed = self._failures()
+        self._target = boot.ask_snapshot(turn)
+
+    def _failures(self) -> int:
+        return int(boot.status(self._turn)["counters"]["snapshots_failed"])
+
+    def done(self) -> bool:
+        """To be asked after a turn. Raises StorageError where it came to nothing."""
+        if boot.status(self._turn)["snapshot"] >= self._target:
+            return True
+        if self._turn.failed is not None or self._failures() > self._failed:
+            raise StorageError("a snapshot could not be written, the log says why: nothing else "
+                               "changed; make room or mend the disk")
+        return False

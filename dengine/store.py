@@ -13,7 +13,7 @@ import atexit
 import contextlib
 import logging
 import os
-import threading
+import time
 import weakref
 from collections.abc import Iterator
 from types import TracebackType
@@ -21,11 +21,11 @@ from types import TracebackType
 from dengine import config as configuration
 from dengine._core import boot
 from dengine._core.local import LocalStore
-from dengine.errors import Error, StorageError
-from dengine.storage import Directory, setup_of
+from dengine.errors import Error
+from dengine.storage import Directory, Saving, setup_of
 
 log = logging.getLogger("dengine.store")
-LOOK_S = 0.1  # between two looks at a snapshot under way, should nobody tell of its end
+LOOK_S = 0.005  # between two looks at a snapshot under way
 _open: weakref.WeakSet[Store] = weakref.WeakSet()
 
 
@@ -62,27 +62,11 @@ class Store(LocalStore):
         """Writes the state to disk now, while the store goes on; returns the path of the file,
         which `dengine restore` takes. Raises StorageError."""
         self.check()
-        ended = threading.Event()
-
-        def listener(_: object) -> None:
-            ended.set()
-
-        self._directory.on_end.append(listener)
-        try:
-            failed = boot.status(self.turn)["counters"]["snapshots_failed"]
-            target = boot.ask_snapshot(self.turn)
-            while True:
-                ended.clear()
-                self.turn.run()
-                status = boot.status(self.turn)
-                if status["snapshot"] >= target:
-                    return self._directory.snapshot_path(status["snapshot"])
-                if status["counters"]["snapshots_failed"] > failed:
-                    raise StorageError("a snapshot could not be written, the log says why: nothing "
-                                       "else changed; make room or mend the disk")
-                ended.wait(LOOK_S)
-        finally:
-            self._directory.on_end.remove(listener)
+        saving = Saving(self.turn)
+        while not saving.done():
+            self.turn.run()
+            time.sleep(LOOK_S)
+        return self._directory.newest_snapshot(self.turn)
 
     def close(self) -> None:
         """Syncs what was written and closes; may be called again."""

@@ -1,13 +1,17 @@
 """Backup and restore, as a user does them."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 import dengine
+from dengine import storage
+from dengine._core.types import Work
 from dengine.cli import root
+from dengine.errors import CorruptionError, StorageError
 from tests.cluster import Cluster
 
 JUMP = 10**9
@@ -80,6 +84,7 @@ def test_what_is_not_a_backup_is_refused(directory: Path, tmp_path: Path) -> Non
     assert refused.exit_code == 1
     assert "checksum" in refused.output
     assert not (tmp_path / "new" / "meta").exists()
+    assert run("restore", tmp_path / "file", tmp_path / "new").exit_code == 0
     for words in (("backup", directory, tmp_path / "file"), ("backup", tmp_path / "no", "x"),
                   ("backup", tmp_path, tmp_path / "y"),
                   ("restore", tmp_path / "no", tmp_path / "z"),
@@ -88,3 +93,38 @@ def test_what_is_not_a_backup_is_refused(directory: Path, tmp_path: Path) -> Non
         assert refused.exit_code in (1, 3), words
         assert "nothing was changed" in refused.output, words
     assert not (tmp_path / "y").exists()
+
+
+def test_a_restored_directory_that_lost_its_snapshot_is_refused(
+        directory: Path, tmp_path: Path) -> None:
+    assert run("backup", directory, tmp_path / "file").exit_code == 0
+    assert run("restore", tmp_path / "file", tmp_path / "new").exit_code == 0
+    for file in (tmp_path / "new" / "snapshot").iterdir():
+        file.unlink()
+    with pytest.raises(CorruptionError, match="nothing was changed"):
+        dengine.open(tmp_path / "new")
+
+
+def test_a_snapshot_does_not_take_the_room_of_the_log(
+        directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store goes on; what has arrived already is loaded all the same."""
+    class Arrived(Work):
+        def step(self) -> bool:
+            stepped.append(self)
+            return False
+
+        def close(self) -> None: ...
+
+    stepped: list[Arrived] = []
+    statvfs = os.statvfs(directory)
+    full = os.statvfs_result((*statvfs[:4], 0, *statvfs[5:]))
+    with dengine.open(directory) as store:
+        monkeypatch.setattr(storage.os, "statvfs", lambda _: full)
+        store["k1"] = "more"
+        with pytest.raises(StorageError, match="make room"):
+            store.snapshot()
+        store["k2"] = "more"
+        store._directory._do(store.turn, Arrived())
+        assert len(stepped) == 1
+        monkeypatch.undo()
+        assert store.snapshot()

@@ -30,8 +30,7 @@ def test_check_of_what_is_not_damaged(all_victims: list[Victim]) -> None:
     for v in all_victims:
         disk = Disk(1, 4 * SEGMENT)
         loaded(v.files, disk)
-        has_meta, names = names_of(disk)
-        found = Examination(reader_of(disk), PATH.encode()).judge(names, has_meta)
+        found = Examination(reader_of(disk), PATH.encode()).judge(*names_of(disk))
         expected = Severity.REPAIRABLE if v.name.endswith("killed") else Severity.FINE
         assert found.verdict == expected, (v.name, list(found.ordered()))
         assert (found.last, found.mark["index"]) == (len(v.records), v.proven)
@@ -54,8 +53,7 @@ def test_a_block_that_cannot_be_read(all_victims: list[Victim]) -> None:
         disk = Disk(1, 4 * SEGMENT)
         loaded(v.files, disk)
         disk.fail("read", nth, errno.EIO)
-        has_meta, names = names_of(disk)
-        found = Examination(reader_of(disk), PATH.encode()).judge(names, has_meta)
+        found = Examination(reader_of(disk), PATH.encode()).judge(*names_of(disk))
         assert found.verdict == Severity.UNREADABLE
         assert re.fullmatch(r"could not be read: Input/output error, at offset \d+",
                             found.findings[-1].means)

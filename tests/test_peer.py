@@ -21,7 +21,8 @@ from tests.engines import until
 from tests.sim import views
 from tests.sim.cluster import Cluster
 
-HELLO, VOTE, APPEND, FORWARD, PING, BYE = 1, 2, 4, 7, 11, 12
+HELLO, VOTE, APPEND, FORWARD, PING, BYE, OFFER, FETCH, PIECE = 1, 2, 4, 7, 11, 12, 13, 14, 15
+BULK = 1
 WAIT_S = 5.0
 
 
@@ -47,10 +48,11 @@ async def node(tmp_path: Path) -> AsyncIterator[tuple[Engine, int]]:
         yield engine, ports[2]
 
 
-def hello(*, protocol: int = 1, cluster: int | None = None, node: int = 1, to: int = 3) -> bytes:
+def hello(*, protocol: int = 1, cluster: int | None = None, node: int = 1, to: int = 3,
+          flags: int = 0) -> bytes:
     cluster = cluster_id("strangers", [1, 2, 3]) if cluster is None else cluster
     body = struct.pack("<HQQQQQ", protocol, cluster, node, 77, to, 0)
-    return views.build_frame(HELLO, 0, 0, body)
+    return views.build_frame(HELLO, flags, 0, body)
 
 
 async def talk(port: int, *pieces: bytes) -> bytes:
@@ -84,6 +86,16 @@ STRANGERS = {
     "wrong address": ((hello(to=2),), "looks for node 2"),
     "bad crc": ((hello(), bytes(BAD_FRAME)), "checksum is wrong"),
     "unknown kind": ((hello(), views.build_frame(99, 0, 0, b"")), "does not know"),
+    "a snapshot on the first connection": (
+        (hello(), views.build_frame(FETCH, 0, 1, struct.pack("<QIQ", 1, 2, 0))),
+        "wrong one of two"),
+    "an append on the second": (
+        (hello(flags=BULK), views.build_frame(VOTE, 0, 9, struct.pack("<QQ", 0, 0))),
+        "wrong one of two"),
+    "short fetch": ((hello(flags=BULK), views.build_frame(FETCH, 0, 1, b"abc")), "do not fit"),
+    "short piece": ((hello(flags=BULK), views.build_frame(PIECE, 0, 1, b"abc")), "do not fit"),
+    "short offer": ((hello(), views.build_frame(OFFER, 0, 1, b"abc")), "do not fit"),
+    "unknown flag": ((hello(flags=2),), "no handshake"),
     "second hello": ((hello(), hello()), "second handshake"),
     "short vote": ((hello(), views.build_frame(VOTE, 0, 9, b"abc")), "do not fit"),
     "forwarded rubbish": ((hello(), views.build_frame(FORWARD, 0, 1, struct.pack(

@@ -23,6 +23,7 @@ LAYERS = """
     _core.crc
     _core.codec
     _core.kernel _core.flush _core.watch
+    _core.worker
     _core.meta _core.terms _core.tree _core.quorum _core.consensus
     _core.segments _core.replicate _core.kv _core.items
     _core.log _core.raft _core.snapshot

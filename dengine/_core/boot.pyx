@@ -11,7 +11,7 @@ from dengine._core.checkpoint cimport Checkpoint, engine_decode
 from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
 from dengine._core.consensus cimport FOLLOWER, LEADER, Options
 from dengine._core.fault cimport MUTANT
-from dengine._core.flush cimport Worker, load_acquire
+from dengine._core.flush cimport load_acquire
 from dengine._core.kernel cimport kernel
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
@@ -21,6 +21,7 @@ from dengine._core.recovery cimport Found, Scan, recover
 from dengine._core.session cimport Session
 from dengine._core.transfer cimport Transfer
 from dengine._core.types cimport MEM_FIRST, RECORD_HEADER
+from dengine._core.worker cimport Worker
 
 from os import fsdecode
 
@@ -76,19 +77,18 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     """Snapshot and log, and all that is made from them: configuration, consensus, session."""
     cdef Scan scan
     cdef Found found
+    cdef bytes payload
     cdef list notes = []
-    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
     turn.flusher = Worker()
     turn.preparer = Worker()
+    turn.promise_ms = setup.promise_ms
+    turn.alone = len(setup.members) == 1
     turn.checkpoint = Checkpoint()
     turn.kv = turn.checkpoint.open(turn.io, directory + b"/snapshot", snapshots,
-                                   turn.meta.state.cluster, notes, setup.progress)
-    turn.transfer = Transfer()
-    turn.transfer.open(turn.io, directory + b"/snapshot", snapshots, turn.meta.state.cluster,
-                       turn.preparer)
-    turn.keep_bytes = setup.snapshot_keep_bytes
+                                   turn.meta.state.cluster, turn.preparer, notes, setup.progress)
     turn.checkpoint.entries = setup.snapshot_entries
     turn.checkpoint.bytes = setup.snapshot_bytes
+    turn.keep_bytes = setup.snapshot_keep_bytes
     turn.log.open(turn.io, directory + b"/log", turn.meta.state.cluster,
                   turn.meta.state.incarnation, setup.segment_bytes, turn.preparer)
     turn.log.strategy = setup.strategy
@@ -96,45 +96,45 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     turn.log.interval_us = setup.interval_us
     turn.log.max_unflushed_us = setup.max_unflushed_us
     turn.log.marks.hard = &turn.meta.hard
-    scan = recover(turn.log, names, &turn.checkpoint.base, turn.meta.state.known,
-                   len(setup.members) == 1, setup.progress)
+    scan = recover(turn.log, names, &turn.checkpoint.base, turn.meta.state.known, turn.alone,
+                   setup.progress)
     found = scan.found
+    payload = look(turn, found, directory, setup)               # may refuse: nothing is changed yet
     if found.corrupt and not MUTANT(113):
         turn.meta.doubt()
     scan.finish()
     turn.checkpoint.tidy(turn.log.first())
+    turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
+    turn.notes = notes + found.notes
+    if turn.meta.state.doubt:
+        turn.notes.append("this node may have forgotten what it acknowledged: " + (
+            "the revision jumps" if turn.alone else
+            "its vote does not count for a majority until it has caught up"))
+    turn.transfer = Transfer()
+    turn.transfer.open(turn.io, directory + b"/snapshot", snapshots, turn.meta.state.cluster,
+                       turn.preparer)
+    turn.transfer.notes = turn.notes
+    turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
+    turn.preparer.open(turn.io, NULL, 0)
+    turn.waiting_writes = setup.waiting_writes
+    turn.waiting_bytes = setup.waiting_bytes
+    turn.waiting_reads = setup.waiting_reads
+    return open_state(turn, found, payload, setup)
+
+
+cdef bytes look(Turn turn, Found found, bytes directory, object setup):
+    """The configuration that acts, or None; sessions, which come with it from a snapshot."""
+    cdef const Record *r
+    cdef bytes payload = None
     if turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
             "newer `meta` back")
-    turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
-    turn.notes = notes + found.notes
-    if turn.meta.state.doubt:
-        turn.notes.append("this node may have forgotten what it acknowledged: " + (
-            "the revision jumps" if len(setup.members) == 1 else
-            "its vote does not count for a majority until it has caught up"))
-    turn.flusher.open(turn.io, &turn.log.marks, IDLE_US)
-    turn.preparer.open(turn.io, NULL, 0)
-    turn.promise_ms = setup.promise_ms
-    turn.waiting_writes = setup.waiting_writes
-    turn.waiting_bytes = setup.waiting_bytes
-    turn.waiting_reads = setup.waiting_reads
-    turn.alone = len(setup.members) == 1
-    return open_state(turn, found, directory, setup, now)
-
-
-cdef int open_state(Turn turn, Found found, bytes directory, object setup,
-                    uint64_t now) except -1:
-    cdef Config config
-    cdef const Record *r
-    cdef bytes payload = None
     # Session 0 of a lone voter goes on over its starts; a cluster's are told apart by their
     # ids, and new entries may have indexes that this log had at its start, before a cut.
     turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,
                            turn.log.last if turn.alone else 0, turn.alone)
-    turn.machine = Machine(turn.kv, turn.session)
-    turn.machine.applied = turn.checkpoint.base.index
     if turn.checkpoint.base.index:
         payload = engine_decode(turn.checkpoint.engine, &turn.config_index, turn.session)
         turn.checkpoint.engine = None
@@ -144,6 +144,14 @@ cdef int open_state(Turn turn, Found found, bytes directory, object setup,
         turn.config_index = found.config
     if payload is not None and setup.from_directory:
         one_voter(turn, directory, payload)
+    return payload
+
+
+cdef int open_state(Turn turn, Found found, bytes payload, object setup) except -1:
+    cdef Config config
+    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
+    turn.machine = Machine(turn.kv, turn.session)
+    turn.machine.applied = turn.checkpoint.base.index
     turn.raft = Raft()
     open_raft(turn, found, setup, now)
     name_members(turn, setup)
@@ -277,7 +285,7 @@ def status(Turn turn not None) -> dict:
         "cluster_id": f"{turn.meta.state.cluster:016x}",
         "role": ROLES[turn.raft.role],
         "term": turn.raft.saved_term,           # one that is not may go back at the next start
-        "leader": turn.raft.leader,
+        "leader": turn.raft.known_leader(),
         "commit": turn.raft.commit,
         "applied": turn.machine.applied,
         "first": turn.log.first(),

@@ -14,14 +14,13 @@ from dengine._core.session cimport Session
 from dengine._core.snapshot cimport SnapshotHeader, SnapshotWriter
 from dengine._core.transfer cimport Offer
 from dengine._core.types cimport Io
-
-cdef enum:
-    RETRY_US = 10000000         # after a snapshot that could not be written
+from dengine._core.worker cimport Worker
 
 
 cdef class Checkpoint:
     cdef const Io *io
     cdef bytes directory                    # DIR/snapshot
+    cdef Worker preparer                    # files go there: to unlink a large one takes long
     cdef Base base                          # the newest
     # The log is kept from here: with the snapshot before the newest it makes the same state.
     cdef uint64_t keep
@@ -32,8 +31,8 @@ cdef class Checkpoint:
     cdef uint64_t written                   # bytes of the log when the newest was begun
     cdef uint64_t again_us                  # none is begun before
     cdef bint asked                         # somebody asked for one
-    cdef list names                         # complete files, newest first
-    cdef list stale                         # what may go, and what is damaged, found at the start
+    cdef list indexes                       # of the complete files, newest first
+    cdef list stale                         # names that may go, and damaged ones, at the start
     cdef list damaged
     cdef readonly SnapshotWriter writer     # None: none is being written
     cdef readonly uint64_t taken            # counters
@@ -41,8 +40,8 @@ cdef class Checkpoint:
 
     # What is loaded is in `kv` and in `engine`. Files that are damaged are left out, with a note.
     # Raises StorageError, FormatError.
-    cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster, list notes,
-                 object progress)
+    cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster,
+                 Worker preparer, list notes, object progress)
     cdef bytes engine                       # of the snapshot that was loaded; None
     # After recovery of a log that begins at `first`: damaged files are renamed, what a writer left
     # goes, and so do snapshots that this log does not lead on from.
@@ -55,6 +54,7 @@ cdef class Checkpoint:
     cdef int replace(self, const Offer *offer, uint64_t written) except -1
     # One that came too late: only what the log leads on from is kept.
     cdef int discard(self, uint64_t index) except -1
+    cdef int remove(self, uint64_t index) except -1
     cdef bint offer(self, Offer *out) noexcept                  # False: there is none
 
 

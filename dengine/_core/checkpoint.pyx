@@ -7,22 +7,24 @@ from libc.stdint cimport uint32_t, uint64_t
 from dengine._core.codec cimport (Reader, encode_members, read_from, take_bytes, take_u32, take_u64)
 from dengine._core.fault cimport MUTANT
 from dengine._core.session cimport Registered
-from dengine._core.snapshot cimport SnapshotReader, remove
-from dengine._core.types cimport MAX_MEMBERS, SNAPSHOTS
+from dengine._core.snapshot cimport SnapshotReader
+from dengine._core.snapshot cimport remove as remove_now
+from dengine._core.types cimport MAX_MEMBERS, SNAPSHOT_RETRY_US, SNAPSHOTS
 
 from dengine._core.snapshot import snapshot_name, sort_names
 from dengine.errors import CorruptionError, FormatError
 
 
 cdef class Checkpoint:
-    cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster, list notes,
-                 object progress):
+    cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster,
+                 Worker preparer, list notes, object progress):
         cdef KV kv = KV()
         self.io = io
         self.directory = directory
+        self.preparer = preparer
         self.damaged = []
         found, self.stale = sort_names(names)
-        self.base.newest = int(found[0].removesuffix(".snap"), 16) if found else 0
+        self.base.newest = index_of(found[0]) if found else 0
         for name in found:
             try:
                 self.load(name, cluster, kv, progress)
@@ -32,7 +34,7 @@ cdef class Checkpoint:
                 kv = KV()
             else:
                 break
-        self.names = [n for n in found if n not in self.damaged and n not in self.stale]
+        self.indexes = [index_of(n) for n in found if n not in self.damaged + self.stale]
         return kv
 
     def load(self, str name not None, uint64_t cluster, KV kv not None, progress):
@@ -58,13 +60,13 @@ cdef class Checkpoint:
 
     cdef int tidy(self, uint64_t first) except -1:
         cdef bytes path
-        cdef list useless = [n for n in self.names[1:] if index_of(n) + 1 < first]
+        cdef list useless = [i for i in self.indexes[1:] if i + 1 < first]
         for name in self.damaged:
             path = self.directory + b"/" + name.encode()
             self.io.rename(self.io.ctx, path, path + b".corrupt")
-        remove(self.io, self.directory, self.stale + useless)
-        self.names = [n for n in self.names if n not in useless]
-        self.keep = index_of(self.names[1]) if len(self.names) > 1 else 0
+        remove_now(self.io, self.directory, self.stale + [snapshot_name(i) for i in useless])
+        self.indexes = [i for i in self.indexes if i not in useless]
+        self.keep = self.indexes[1] if len(self.indexes) > 1 else 0
         return 0
 
     cdef bint due(self, uint64_t applied, uint64_t written, uint64_t now_us) noexcept:
@@ -80,7 +82,7 @@ cdef class Checkpoint:
         self.asked = False
         self.written = written
         writer.open(self.io, self.directory, header, engine, kv.pin())
-        writer.old = self.names[SNAPSHOTS - 1:]
+        writer.old = [snapshot_name(i) for i in self.indexes[SNAPSHOTS - 1:]]
         self.writer = writer
         return 0
 
@@ -91,10 +93,10 @@ cdef class Checkpoint:
             return self.discard(writer.index)
         if not writer.complete:
             self.failed += 1
-            self.again_us = now_us + RETRY_US
+            self.again_us = now_us + SNAPSHOT_RETRY_US
             return 0
         self.taken += 1
-        self.names = [snapshot_name(writer.index), *self.names[:SNAPSHOTS - 1]]
+        self.indexes = [writer.index, *self.indexes[:SNAPSHOTS - 1]]
         self.keep = writer.index if MUTANT(115) else self.base.index
         self.base.index = self.base.newest = writer.index
         self.base.term = writer.term
@@ -104,8 +106,9 @@ cdef class Checkpoint:
         return 0
 
     cdef int replace(self, const Offer *offer, uint64_t written) except -1:
-        remove(self.io, self.directory, self.names)
-        self.names = [snapshot_name(offer.index)]
+        for index in self.indexes:
+            self.remove(index)
+        self.indexes = [offer.index]
         self.keep = offer.index
         self.base.index = self.base.newest = offer.index
         self.base.term = offer.term
@@ -116,9 +119,11 @@ cdef class Checkpoint:
         return 0
 
     cdef int discard(self, uint64_t index) except -1:
-        cdef str name = snapshot_name(index)
-        if name not in self.names:
-            remove(self.io, self.directory, [name])
+        return self.remove(index) if index not in self.indexes else 0
+
+    cdef int remove(self, uint64_t index) except -1:
+        if self.preparer.has_room(1):           # else the next start does it
+            self.preparer.remove(self.directory + b"/" + snapshot_name(index).encode(), -1)
         return 0
 
     cdef bint offer(self, Offer *out) noexcept:

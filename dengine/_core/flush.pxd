@@ -1,11 +1,8 @@
-# What the worker threads run: one job at a time, in the order they were submitted, without the GIL.
-#
-# `run` does one job and knows nothing of threads: the simulator calls it itself. A Worker is a
-# thread around it and the ring that it shares with the turn. Two exist per node: the flusher
-# (writes, syncs, hard state) and the preparer (zeros for the next segment, reads of old ones).
+# What the worker threads run: one job at a time, without the GIL. It knows nothing of threads, see
+# worker.pxd.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from dengine._core.types cimport Io, Job, JOBS, PAGE, Position, iovec
+from dengine._core.types cimport Io, Job, PAGE, Position, iovec
 
 cdef extern from "native.h" nogil:
     uint64_t load_acquire(const uint64_t *at)
@@ -13,14 +10,6 @@ cdef extern from "native.h" nogil:
     void fence_full()
     void copy_release(void *to, const void *from_, uint64_t n)
     void copy_acquire(void *to, const void *from_, uint64_t n)
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_t:
-        pass
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
 
 ctypedef struct HardState:
     # What it takes to save doubt at once when a sync fails. Owned by whoever runs the jobs.
@@ -75,50 +64,3 @@ cdef packed struct MarkPage:
 # One mark as it lies on disk, and its check: 0 when p holds a valid mark.
 cdef void mark_encode(char *page, const Position *p, uint64_t sequence) noexcept nogil
 cdef int mark_decode(const char *page, Position *out, uint64_t *sequence) noexcept nogil
-
-
-cdef struct Ring:
-    # Single producer (the turn), single consumer (the worker). Slot i % JOBS.
-    Job jobs[JOBS]
-    uint64_t head               # submitted: written by the turn with release
-    uint64_t started            # begun: written by the worker, sequentially consistent
-    uint64_t done               # finished: written by the worker with release
-    uint64_t taken              # taken back: the turn's own
-    uint64_t hurry              # a late job need not wait: set by the turn, cleared by the worker
-    uint64_t stop
-    uint64_t failed             # errno of a sync that no job asked for: written by the worker
-    int event_fd                # told after each job; -1: nobody listens
-    uint64_t idle_us            # after which marks are refreshed; 0: never
-    const Io *io
-    Marks *marks
-    pthread_mutex_t lock        # of `work` and `finished` only
-    pthread_cond_t work         # the turn submitted
-    pthread_cond_t finished     # the worker finished; a Store call may wait for it
-    pthread_t thread
-
-
-cdef class Worker:
-    cdef Ring *ring
-    cdef readonly bint started
-
-    cdef int open(self, const Io *io, Marks *marks, uint64_t idle_us) except -1
-    cdef int start(self, str name, int event_fd) except -1
-    # finishes what was submitted, ends the thread
-    cdef int stop(self) except -1
-    # the next free one, zeroed; submit publishes it
-    cdef Job *slot(self) except NULL
-    cdef uint64_t submit(self) noexcept                 # the job's number, from 1
-    # False: the job has not begun, so it will see what was published before this call.
-    cdef bint has_started(self, uint64_t number) noexcept
-    cdef bint has_finished(self, uint64_t number) noexcept
-    cdef bint has_room(self, int n) noexcept
-    cdef bint idle(self) noexcept                       # nothing submitted is unfinished
-    cdef void hurry(self) noexcept
-    cdef Job *take(self) noexcept                       # the oldest finished job, or NULL
-    cdef void give_back(self) noexcept                  # after take: frees its slot, what it owned
-    # Until job `number` has finished, or for_us went by: 0 or non-zero. Call it without the GIL
-    # where you can.
-    cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil
-    # The simulator, and a Worker that has no thread.
-    cdef int run_one(self) except -1                    # 1: a job was run; 0: there is none
-    cdef int run_inline(self) except -1

@@ -1,6 +1,6 @@
-"""The flusher: writes, syncs and marks, outside the GIL and in submission order.
+"""Jobs: writes, syncs and marks, outside the GIL. See flush.pxd.
 
-It decides when a job runs and what a mark says. It knows files and offsets; it knows no entries.
+It decides what a mark says. It knows files and offsets; it knows no threads and no entries.
 """
 from libc.errno cimport EIO
 from libc.stdlib cimport calloc, free
@@ -8,48 +8,11 @@ from libc.string cimport memcpy, memset
 
 from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport FAILPOINT, MUTANT
-from dengine._core.types cimport (JOB_META, JOB_PREPARE, JOB_READ, JOB_REMOVE, JOB_SYNC, JOB_WRITE,
-                                  PAGE, SEGMENT_DATA, unlikely)
-
-from dengine.errors import InvariantError, StorageError
-
-cdef extern from "<unistd.h>" nogil:
-    int64_t write(int fd, const void *p, size_t n)
+from dengine._core.types cimport (JOB_FREE, JOB_META, JOB_PREPARE, JOB_READ, JOB_REMOVE, JOB_SYNC,
+                                  JOB_WRITE, PAGE, SEGMENT_DATA)
 
 cdef extern from "<fcntl.h>" nogil:
     int O_RDWR, O_CREAT, O_CLOEXEC, O_NOFOLLOW
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *to)
-    int CLOCK_MONOTONIC
-
-cdef extern from "<signal.h>" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int sigfillset(sigset_t *)
-    int pthread_sigmask(int how, const sigset_t *new, sigset_t *old)
-    int SIG_SETMASK
-
-cdef extern from "<pthread.h>" nogil:
-    ctypedef struct pthread_condattr_t:
-        pass
-    int pthread_create(pthread_t *, void *, void *(*)(void *) noexcept nogil, void *)
-    int pthread_join(pthread_t, void **)
-    int pthread_mutex_init(pthread_mutex_t *, void *)
-    int pthread_mutex_destroy(pthread_mutex_t *)
-    int pthread_mutex_lock(pthread_mutex_t *)
-    int pthread_mutex_unlock(pthread_mutex_t *)
-    int pthread_condattr_init(pthread_condattr_t *)
-    int pthread_condattr_setclock(pthread_condattr_t *, int)
-    int pthread_cond_init(pthread_cond_t *, pthread_condattr_t *)
-    int pthread_cond_destroy(pthread_cond_t *)
-    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
-    int pthread_cond_timedwait(pthread_cond_t *, pthread_mutex_t *, const timespec *)
-    int pthread_cond_signal(pthread_cond_t *)
-    int pthread_cond_broadcast(pthread_cond_t *)
 
 cdef enum:
     MARK_MAGIC = 0x6B72616D     # "mark"
@@ -268,7 +231,11 @@ cdef void run(Job *job, const Io *io) noexcept nogil:
     if job.kind & JOB_REMOVE:                   # one that stays does no harm
         FAILPOINT(b"log.remove")
         io.unlink(io.ctx, job.path)
-        io.close(io.ctx, job.fd)
+        if job.fd >= 0:
+            io.close(io.ctx, job.fd)
+    if job.kind & JOB_FREE:
+        job.release(job.owner)
+        job.release = NULL
 
 
 cdef int refresh(Marks *m, const Io *io) noexcept nogil:
@@ -280,211 +247,3 @@ cdef int refresh(Marks *m, const Io *io) noexcept nogil:
         if m.failed:
             lied(m, io)
     return m.failed
-
-
-# ------------------------------------------------------------------------------------- the thread
-cdef void until(timespec *to, uint64_t us) noexcept nogil:
-    """`us` from now on the clock of the condition variables."""
-    clock_gettime(CLOCK_MONOTONIC, to)
-    to.tv_sec += us // 1000000
-    to.tv_nsec += (us % 1000000) * 1000
-    if to.tv_nsec >= 1000000000:
-        to.tv_sec += 1
-        to.tv_nsec -= 1000000000
-
-
-cdef void brush_up(Ring *r) noexcept nogil:
-    """Refreshes the mark; a failed sync is final here too: the kernel reports it only once."""
-    cdef int error = refresh(r.marks, r.io)
-    cdef uint64_t one = 1
-    r.marks.fresh = False
-    if error:
-        store_release(&r.failed, error)
-        if r.event_fd >= 0:
-            write(r.event_fd, &one, sizeof(one))
-
-
-cdef bint await_work(Ring *r, uint64_t done) noexcept nogil:
-    """Until the next job may run; refreshes the mark after a while of idleness. False: stop."""
-    cdef timespec deadline
-    cdef Job *job
-    cdef uint64_t now
-    cdef bint ready = False, going = True
-    pthread_mutex_lock(&r.lock)
-    while going and not ready:
-        if load_acquire(&r.head) > done:
-            job = &r.jobs[done % JOBS]
-            now = r.io.now_us(r.io.ctx)
-            if (not job.late or now >= job.not_before_us or load_acquire(&r.hurry)
-                    or load_acquire(&r.head) > done + 1 or load_acquire(&r.stop)):
-                ready = True
-            else:
-                until(&deadline, job.not_before_us - now)
-                pthread_cond_timedwait(&r.work, &r.lock, &deadline)
-        elif load_acquire(&r.stop):
-            going = False
-        elif r.idle_us and r.marks.fresh and r.marks.fd >= 0:
-            until(&deadline, r.idle_us)
-            if (pthread_cond_timedwait(&r.work, &r.lock, &deadline)
-                    and load_acquire(&r.head) == done):
-                pthread_mutex_unlock(&r.lock)
-                brush_up(r)
-                pthread_mutex_lock(&r.lock)
-        else:
-            pthread_cond_wait(&r.work, &r.lock)
-    pthread_mutex_unlock(&r.lock)
-    return going
-
-
-cdef void *loop(void *argument) noexcept nogil:
-    cdef Ring *r = <Ring *>argument
-    cdef uint64_t done = r.done, one = 1
-    cdef Job *job
-    while await_work(r, done):
-        job = &r.jobs[done % JOBS]
-        if job.late:
-            store_release(&r.hurry, 0)
-        store_release(&r.started, done + 1)
-        fence_full()                                # has_started: what it published, run sees
-        run(job, r.io)
-        done += 1
-        pthread_mutex_lock(&r.lock)
-        store_release(&r.done, done)
-        pthread_cond_broadcast(&r.finished)
-        pthread_mutex_unlock(&r.lock)
-        if r.event_fd >= 0:
-            write(r.event_fd, &one, sizeof(one))
-    if r.idle_us:
-        brush_up(r)
-    return NULL
-
-
-cdef class Worker:
-    def __cinit__(self):
-        cdef pthread_condattr_t attributes
-        self.ring = <Ring *>calloc(1, sizeof(Ring))
-        if self.ring == NULL:
-            raise MemoryError
-        self.ring.event_fd = -1
-        pthread_mutex_init(&self.ring.lock, NULL)
-        pthread_condattr_init(&attributes)
-        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-        pthread_cond_init(&self.ring.work, &attributes)
-        pthread_cond_init(&self.ring.finished, &attributes)
-
-    def __dealloc__(self):
-        if self.started:
-            return                                  # never freed under a running thread
-        while self.ring.taken != self.ring.head:    # what nobody took back
-            self.give_back()
-        pthread_cond_destroy(&self.ring.work)
-        pthread_cond_destroy(&self.ring.finished)
-        pthread_mutex_destroy(&self.ring.lock)
-        free(self.ring)
-
-    cdef int open(self, const Io *io, Marks *marks, uint64_t idle_us) except -1:
-        self.ring.io = io
-        self.ring.marks = marks
-        self.ring.idle_us = idle_us
-        return 0
-
-    cdef int start(self, str name, int event_fd) except -1:
-        cdef sigset_t every, before
-        self.ring.event_fd = event_fd
-        sigfillset(&every)                          # signals belong to the application's threads
-        pthread_sigmask(SIG_SETMASK, &every, &before)
-        cdef int error = pthread_create(&self.ring.thread, NULL, loop, self.ring)
-        pthread_sigmask(SIG_SETMASK, &before, NULL)
-        if error:
-            raise StorageError(f"the {name} thread could not be started (errno {error})")
-        self.started = True
-        return 0
-
-    cdef int stop(self) except -1:
-        if not self.started:
-            if self.ring.idle_us:                   # what its thread would do
-                self.run_inline()
-                brush_up(self.ring)
-            return 0
-        with nogil:
-            pthread_mutex_lock(&self.ring.lock)
-            store_release(&self.ring.stop, 1)
-            pthread_cond_signal(&self.ring.work)
-            pthread_mutex_unlock(&self.ring.lock)
-            pthread_join(self.ring.thread, NULL)
-        self.started = False
-        return 0
-
-    cdef bint has_room(self, int n) noexcept:
-        return self.ring.head + n - self.ring.taken <= JOBS
-
-    cdef bint idle(self) noexcept:
-        return self.ring.head == load_acquire(&self.ring.done)
-
-    cdef Job *slot(self) except NULL:
-        if unlikely(not self.has_room(1)):
-            raise InvariantError("the ring of jobs is full")
-        cdef Job *job = &self.ring.jobs[self.ring.head % JOBS]
-        memset(job, 0, sizeof(Job))
-        job.state = self.ring.marks
-        return job
-
-    cdef uint64_t submit(self) noexcept:
-        if not self.started:
-            store_release(&self.ring.head, self.ring.head + 1)
-            return self.ring.head
-        pthread_mutex_lock(&self.ring.lock)
-        store_release(&self.ring.head, self.ring.head + 1)
-        pthread_cond_signal(&self.ring.work)
-        pthread_mutex_unlock(&self.ring.lock)
-        return self.ring.head
-
-    cdef bint has_started(self, uint64_t number) noexcept:
-        fence_full()
-        return load_acquire(&self.ring.started) >= number
-
-    cdef bint has_finished(self, uint64_t number) noexcept:
-        return load_acquire(&self.ring.done) >= number
-
-    cdef void hurry(self) noexcept:
-        if load_acquire(&self.ring.hurry):
-            return
-        store_release(&self.ring.hurry, 1)
-        pthread_mutex_lock(&self.ring.lock)
-        pthread_cond_signal(&self.ring.work)
-        pthread_mutex_unlock(&self.ring.lock)
-
-    cdef Job *take(self) noexcept:
-        if self.ring.taken == load_acquire(&self.ring.done):
-            return NULL
-        return &self.ring.jobs[self.ring.taken % JOBS]
-
-    cdef void give_back(self) noexcept:
-        free(self.ring.jobs[self.ring.taken % JOBS].owned)
-        self.ring.taken += 1
-
-    cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil:
-        cdef timespec deadline
-        cdef int late = 0
-        until(&deadline, for_us)
-        pthread_mutex_lock(&self.ring.lock)
-        while load_acquire(&self.ring.done) < number and late == 0:
-            late = pthread_cond_timedwait(&self.ring.finished, &self.ring.lock, &deadline)
-        pthread_mutex_unlock(&self.ring.lock)
-        return late
-
-    cdef int run_one(self) except -1:
-        """The oldest job that was not run, in this thread: 1, or 0 when there is none."""
-        if self.started:
-            raise InvariantError("run_one beside a running thread")
-        if self.ring.done == self.ring.head:
-            return 0
-        self.ring.started = self.ring.done + 1
-        run(&self.ring.jobs[self.ring.done % JOBS], self.ring.io)
-        self.ring.done += 1
-        return 1
-
-    cdef int run_inline(self) except -1:
-        while self.run_one():
-            pass
-        return 0

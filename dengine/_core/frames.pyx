@@ -20,7 +20,8 @@ from dengine._core.types cimport PAGE, RECORD_HEADER, RUNS, Waiter, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH,
                                  FRAME_FORWARD, FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO,
                                  FRAME_OFFER, FRAME_PIECE, FRAME_READ, FRAME_REFUSED, FRAME_VOTE,
-                                 LEASE_READ, PROTOCOL, Outbox, append_decode, message_decode)
+                                 LEASE_READ, PROTOCOL, Outbox, PieceFields, append_decode,
+                                 message_decode, piece_decode)
 
 from dengine.errors import InvariantError
 
@@ -343,27 +344,15 @@ cdef object on_offer(Turn turn, int slot, const Frame *f, uint64_t now):
 
 
 cdef object on_fetch(Turn turn, int slot, const Frame *f):
-    cdef Reader r
-    cdef uint64_t index, offset
-    cdef uint32_t crc
-    read_from(&r, f.body, f.size)
-    index = take_u64(&r)
-    crc = take_u32(&r)
-    offset = take_u64(&r)
-    if r.bad or r.at != r.end:
+    cdef PieceFields p
+    if piece_decode(f, &p) or p.size:
         return "a request for a snapshot with fields that do not fit"
-    turn.transfer.read(slot, turn.peers[slot].bulk_number, index, crc, offset)
+    turn.transfer.read(slot, turn.peers[slot].bulk_number, p.index, p.header_crc, p.offset)
     return None
 
 
 cdef object on_piece(Turn turn, int slot, const Frame *f):
-    cdef Reader r
-    cdef uint64_t index, offset
-    cdef uint32_t crc
-    read_from(&r, f.body, f.size)
-    index = take_u64(&r)
-    crc = take_u32(&r)
-    offset = take_u64(&r)
-    if r.bad:
+    cdef PieceFields p
+    if piece_decode(f, &p):
         return "a piece of a snapshot with fields that do not fit"
-    return turn.transfer.arrived(index, crc, offset, <const char *>r.at, r.end - r.at)
+    return turn.transfer.arrived(p.index, p.header_crc, p.offset, p.bytes, p.size)

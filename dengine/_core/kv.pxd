@@ -34,6 +34,15 @@ ctypedef struct Bucket:
     Item *item[BUCKET_SLOTS]    # NULL where the hash is 0
 
 
+ctypedef struct Remains:        # of a store that is not used any more
+    Node *root
+    Bucket **directory
+    uint32_t depth
+
+# Of all that `remains` points at, itself too. To free a large store takes long: on any thread.
+cdef void remains_free(void *remains) noexcept nogil
+
+
 cdef class KV:
     cdef readonly uint64_t revision     # of the newest change; +1 per command that changed a key
     cdef readonly size_t count          # keys
@@ -54,6 +63,8 @@ cdef class KV:
     cdef Item *append(self, const char *key, uint32_t key_size,
                       const char *value, uint32_t value_size) except NULL
     cpdef Pin pin(self)
+    # What it holds, malloced, for remains_free; the store is worth nothing afterwards.
+    cdef Remains *give_up(self) except NULL
     # A digest of all keys, values and revisions: equal on nodes that applied the same entries.
     cpdef uint64_t digest(self) except? 0
 

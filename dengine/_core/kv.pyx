@@ -6,7 +6,7 @@ import os
 
 from cython cimport final
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from dengine._core.fault cimport MUTANT
@@ -39,14 +39,16 @@ cdef class KV:
         self.directory[0] = first
 
     def __dealloc__(self):
-        cdef size_t place = 0
-        cdef Bucket *bucket
-        tree_drop(self.root)
-        while self.directory != NULL and place < <size_t>1 << self.depth:
-            bucket = self.directory[place]
-            place += <size_t>1 << (self.depth - bucket.depth)
-            free(bucket)
-        free(self.directory)
+        free_all(self.root, self.directory, self.depth)
+
+    cdef Remains *give_up(self) except NULL:
+        cdef Remains *r = <Remains *>malloc(sizeof(Remains))
+        if r == NULL:
+            raise MemoryError
+        r.root, r.directory, r.depth = self.root, self.directory, self.depth
+        self.root = NULL
+        self.directory = NULL
+        return r
 
     # ---------------------------------------------------------------- for the core
     cdef const Item *get(self, const char *key, uint32_t key_size) noexcept:
@@ -263,6 +265,24 @@ cdef class Scan:
             return NULL
         self.next_item = tree_next(&self.at)
         return item
+
+
+# ---------------------------------------------------------------- the end of a store
+cdef void remains_free(void *remains) noexcept nogil:
+    cdef Remains *r = <Remains *>remains
+    free_all(r.root, r.directory, r.depth)
+    free(r)
+
+
+cdef void free_all(Node *root, Bucket **directory, uint32_t depth) noexcept nogil:
+    cdef size_t place = 0
+    cdef Bucket *bucket
+    tree_drop(root)
+    while directory != NULL and place < <size_t>1 << depth:
+        bucket = directory[place]
+        place += <size_t>1 << (depth - bucket.depth)
+        free(bucket)
+    free(directory)
 
 
 # ---------------------------------------------------------------- buckets

@@ -6,9 +6,10 @@
 # the turn; jobs for the flusher carry all they need.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from dengine._core.flush cimport Marks, Worker
+from dengine._core.flush cimport Marks
 from dengine._core.segments cimport Segment, Segments
 from dengine._core.types cimport Job, Position
+from dengine._core.worker cimport Worker
 
 ctypedef struct Tail:
     # Records of one segment that are not written yet, or just were. Appended to until it flies.
@@ -61,6 +62,8 @@ cdef class Log(Segments):
     # Entries up to `to` are in a snapshot: whole segments of them go. True: some did.
     # `spare` bytes of them stay for peers that lack more than `needed`.
     cdef bint compact(self, uint64_t to, uint64_t needed, uint64_t spare) except -1
+    # Files of segments that are cut off go, once a mark on the disk names a newer one.
+    cdef int bury(self) except -1
     cdef int finished(self, const Job *job, uint64_t now_us) except -1      # a job of the flusher's
     # How far the own log counts for acknowledgements, by the durability table.
     cdef uint64_t durable(self, uint64_t now_us) noexcept
@@ -78,7 +81,6 @@ cdef class Log(Segments):
     cdef void note_noop(self) noexcept
     cdef char *place_for(self, size_t size) except NULL
     cdef int appended(self, size_t size, uint64_t term, uint32_t crc) except -1
-    cdef int bury(self) except -1
     cdef int roll(self, size_t size) except -1
     cdef int open_tail(self, Segment *s) except -1
     cdef int write_inline(self, Tail *t, uint64_t commit) except -1

@@ -218,7 +218,6 @@ cdef class Log(Segments):
         return 0
 
     cdef int bury(self) except -1:
-        """Files of segments that are cut off go, once a mark on the disk names a newer one."""
         while (self.dead_count and self.dead[self.dead_count - 1].epoch < self.marked_epoch
                and self.preparer.has_room(ROOM)):
             self.dead_count -= 1

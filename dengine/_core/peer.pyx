@@ -10,10 +10,9 @@ from libc.string cimport memcpy, memmove
 from dengine._core cimport frames as core
 from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
-from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_HELLO, FRAME_LENGTH, FRAME_OFFER,
-                                 FRAME_OK, FRAME_PART, FRAME_PING,
-                                 FRAME_UNKNOWN, Hello, Outbox, PROTOCOL,
-                                 frame_check, hello_decode)
+from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_FETCH, FRAME_HELLO, FRAME_LENGTH,
+                                 FRAME_OK, FRAME_PART, FRAME_PIECE, FRAME_PING, FRAME_UNKNOWN,
+                                 Hello, Outbox, PROTOCOL, frame_check, hello_decode)
 
 import socket
 
@@ -125,8 +124,8 @@ cdef class Peer(Link):
                 break
             if fault != FRAME_OK:
                 why = FAULTS[fault]
-            elif self.up and f.kind < FRAME_PING and self.bulk or f.kind > FRAME_OFFER and (
-                    self.up and not self.bulk):
+            elif (self.up and f.kind != FRAME_PING and f.kind != FRAME_BYE
+                  and self.bulk != (f.kind == FRAME_FETCH or f.kind == FRAME_PIECE)):
                 why = f"a frame of kind {f.kind} on the wrong one of two connections"
             elif self.up:
                 why = core.receive(self.turn, self.slot, &f)

@@ -76,6 +76,7 @@ cdef class Raft(Replication):
 
     # Outputs, besides Ready
     cdef void taken(self) noexcept
+    cdef uint64_t known_leader(self) noexcept       # in saved_term; 0: unknown
 
     # private
     cdef uint64_t draw(self, uint64_t below) noexcept

@@ -416,6 +416,9 @@ cdef class Raft(Replication):
         return 0
 
     # ---------------------------------------------------------------------- outputs to the turn
+    cdef uint64_t known_leader(self) noexcept:
+        return self.leader if self.term == self.saved_term or MUTANT(120) else 0
+
     cdef void taken(self) noexcept:
         self.out_count = 0
         self.grant_count = 0

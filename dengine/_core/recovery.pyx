@@ -75,6 +75,8 @@ cdef class Scan:
                     f"of entry {self.base.index}: it starts anew behind that")
             self.restart(self.base.index, self.base.term, self.base.crc)
         end = self.log.last
+        self.found.commit = min(self.found.mark.commit, end)
+        self.found.config = max(self.configs, default=0)
         if not self.proved and mark.index > self.base.index:
             self.corrupt(self.fault or f"{self.name(mark.epoch)} is missing, but a completed sync "
                          f"proves entries up to {mark.index} in it")
@@ -325,8 +327,6 @@ cdef class Scan:
     cdef int finish(self) except -1:
         cdef Segment *s
         cdef Log log = self.log
-        self.found.commit = min(self.found.mark.commit, log.last)
-        self.found.config = max(self.configs, default=0)
         log.written = log.last
         log.synced = log.last
         log.marks.sequence = self.found.sequence

@@ -8,8 +8,8 @@
 # records.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from dengine._core.flush cimport Worker
 from dengine._core.types cimport Io, Job, unlikely
+from dengine._core.worker cimport Worker
 
 cdef enum:
     UNIT = 8                    # records are aligned to it; offsets are kept in it

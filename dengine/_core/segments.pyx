@@ -1,5 +1,4 @@
 """Segments: which file is next, and where a record lies. See segments.pxd."""
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
@@ -7,7 +6,7 @@ from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport run
 from dengine._core.memory cimport grown
-from dengine._core.types cimport JOB_PREPARE, JOB_REMOVE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
+from dengine._core.types cimport JOB_PREPARE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
 
 from os import fsdecode
 
@@ -169,21 +168,9 @@ cdef class Segments:
         return self.segments[0].first if self.count else self.last + 1
 
     cdef int remove(self, Segment *s) except -1:
-        cdef bytes path = self.directory + b"/" + segment_name(s.epoch).encode()
-        cdef size_t n = PyBytes_GET_SIZE(path) + 1
-        cdef char *owned = <char *>malloc(n)
-        cdef Job *job
-        if owned == NULL:
-            raise MemoryError
-        memcpy(owned, PyBytes_AS_STRING(path), n)
         if s.map != NULL:
             self.io.unmap(self.io.ctx, s.map, s.size)
-        job = self.preparer.slot()
-        job.kind = JOB_REMOVE
-        job.fd = s.fd
-        job.path = owned
-        job.owned = owned
-        self.preparer.submit()
+        self.preparer.remove(self.directory + b"/" + segment_name(s.epoch).encode(), s.fd)
         segment_free(s)
         self.scratch_first = 0
         return 0

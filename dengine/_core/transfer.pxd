@@ -8,14 +8,12 @@
 # The file snapshot/<index>.snap.part holds what arrived; complete and verified it loses its suffix.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from dengine._core.flush cimport Worker
 from dengine._core.kv cimport KV
 from dengine._core.snapshot cimport SnapshotReader
 from dengine._core.types cimport MAX_MEMBERS, Io, Job, Work
+from dengine._core.worker cimport Worker
 
 cdef enum:
-    PIECE = 512 << 10           # bytes asked for at once
-    ASK_AGAIN_US = 1000000      # a piece that did not come is asked for again
     TRANSFER = 1                # tag of jobs
 
 ctypedef struct Offer:          # one file
@@ -52,6 +50,11 @@ cdef class Loader(Work):
     cdef KV kv                              # complete after the last step
     cdef bytes engine
 
+    cdef int begin(self) except -1
+    cdef int discard(self) except -1
+    cdef int publish(self) except -1
+    cdef int check(self, int error, str what) except -1
+
 
 cdef class Transfer:
     cdef const Io *io
@@ -70,6 +73,7 @@ cdef class Transfer:
     cdef uint64_t again_us                  # after an error of the disk
     cdef Loader loader                      # None: it has not all arrived
     cdef list parts                         # names of parts in the directory
+    cdef list notes                         # the node's: what failed; the owner's to set
     cdef readonly uint64_t received         # counters: bytes, snapshots
     cdef readonly uint64_t installed
 
@@ -95,5 +99,6 @@ cdef class Transfer:
     cdef int forget(self) except -1                             # the transfer is over
 
     cdef int begin(self, const Offer *offer) except -1
+    cdef bint failed(self, int error, uint64_t now_us) except -1
     cdef uint64_t resumed(self) noexcept
     cdef bytes part(self, uint64_t index)

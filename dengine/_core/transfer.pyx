@@ -4,8 +4,9 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.fault cimport FAILPOINT, MUTANT
-from dengine._core.snapshot cimport SnapshotHeader, remove
-from dengine._core.types cimport JOB_READ, JOB_SYNC, JOB_WRITE, PAGE, SNAPSHOT_SYNC
+from dengine._core.snapshot cimport SnapshotHeader
+from dengine._core.types cimport (JOB_READ, JOB_SYNC, JOB_WRITE, PAGE, PIECE, PIECE_AGAIN_US,
+                                  SNAPSHOT_RETRY_US, SNAPSHOT_SYNC)
 
 from os import fsdecode
 
@@ -19,7 +20,6 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     MODE = 0o600
-    RETRY_US = 10000000         # after an error of the disk
 
 
 cdef class Loader(Work):
@@ -37,14 +37,22 @@ cdef class Loader(Work):
         self.publish()
         return False
 
-    def begin(self):
-        """Opens the file and reads it from the disk, not from the cache."""
+    cdef int begin(self) except -1:
+        """Opens the file, syncs it (a part of before a restart may never have been) and reads it
+        from the disk, not from the cache."""
         cdef SnapshotReader reader = SnapshotReader()
         cdef SnapshotHeader *h = &reader.header
+        cdef int error = 0
         self.kv = KV()
         try:
             reader.open(self.io, self.temporary, self.kv)
-            self.io.drop(self.io.ctx, reader.fd, 0, reader.size)
+            self.reader = reader
+            with nogil:
+                if not MUTANT(116):
+                    error = -self.io.fdatasync(self.io.ctx, reader.fd)
+                if error == 0:
+                    error = -self.io.drop(self.io.ctx, reader.fd, 0, reader.size)
+            self.check(error, "synced")
             if (h.index != self.offer.index or h.term != self.offer.term
                     or h.last_crc != self.offer.last_crc or h.cluster != self.cluster):
                 raise CorruptionError(f"{fsdecode(self.temporary)} is not the snapshot that the "
@@ -52,26 +60,38 @@ cdef class Loader(Work):
         except CorruptionError:
             self.discard()
             raise
-        self.reader = reader
+        return 0
 
-    def discard(self):
+    cdef int discard(self) except -1:
         """Nothing of it is of use."""
-        self.io.unlink(self.io.ctx, self.temporary)
+        cdef const char *temporary = self.temporary
+        with nogil:
+            self.io.unlink(self.io.ctx, temporary)
+        return 0
 
-    def publish(self):
+    cdef int publish(self) except -1:
         """Its name is durable before the log that it replaces goes."""
         cdef bytes path = self.directory + b"/" + snapshot_name(self.offer.index).encode()
+        cdef const char *name = path
+        cdef const char *temporary = self.temporary
+        cdef const char *directory = self.directory
         cdef int error
         self.reader.close()
-        error = FAILPOINT(b"transfer.rename") or -self.io.rename(self.io.ctx, self.temporary, path)
-        if error == 0 and not MUTANT(117):
-            error = (FAILPOINT(b"transfer.renamed")
-                     or -self.io.sync_dir(self.io.ctx, self.directory))
+        with nogil:
+            error = FAILPOINT(b"transfer.rename") or -self.io.rename(self.io.ctx, temporary, name)
+            if error == 0 and not MUTANT(117):
+                error = (FAILPOINT(b"transfer.renamed")
+                         or -self.io.sync_dir(self.io.ctx, directory))
+        self.check(error, "given its name")
+        self.complete = True
+        return 0
+
+    cdef int check(self, int error, str what) except -1:
         if error:
-            raise StorageError(f"{fsdecode(self.temporary)} could not be given its name: "
+            raise StorageError(f"{fsdecode(self.temporary)} could not be {what}: "
                                f"{strerror(error).decode()}; it is tried again; make room or mend "
                                "the disk")
-        self.complete = True
+        return 0
 
     cpdef int close(self) except -1:
         if self.reader is not None:
@@ -170,23 +190,24 @@ cdef class Transfer:
             return False
         if offer.index != self.offer.index or offer.header_crc != self.offer.header_crc:
             self.forget()
-            self.begin(offer)
-        if self.complete() or now_us < self.due_us:
+            self.failed(self.begin(offer), now_us)
+        if self.offer.index == 0 or self.complete() or now_us < self.due_us:
             return False
-        self.due_us = now_us + ASK_AGAIN_US
+        self.due_us = now_us + PIECE_AGAIN_US
         return True
 
     cdef int begin(self, const Offer *offer) except -1:
-        """A part of the same file, from before a restart, is gone on with; others go."""
+        """A part of the same file, from before a restart, is gone on with; others go. An errno."""
         cdef str own = snapshot_name(offer.index) + PART
-        remove(self.io, self.directory, [n for n in self.parts if n != own])
+        for name in self.parts:
+            if name != own and self.preparer.has_room(1):
+                self.preparer.remove(self.directory + b"/" + name.encode(), -1)
         self.parts = [own]
         self.offer = offer[0]
         self.fd = self.io.open(self.io.ctx, self.part(offer.index),
                                O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, MODE)
         if self.fd < 0:
-            self.offer.index = 0
-            return 0
+            return -self.fd
         self.have = self.resumed()
         return 0
 
@@ -218,7 +239,7 @@ cdef class Transfer:
         job = self.preparer.slot()
         job.kind = JOB_WRITE
         self.unsynced += n
-        if self.unsynced >= SNAPSHOT_SYNC or self.have + n == self.offer.size:
+        if self.unsynced >= SNAPSHOT_SYNC:      # the rest is synced before it is loaded
             job.kind |= JOB_SYNC
             self.unsynced = 0
         job.tag = TRANSFER
@@ -235,14 +256,22 @@ cdef class Transfer:
 
     cdef bint was_written(self, const Job *job, uint64_t now_us) except -1:
         self.writing = False
-        if job.error:
-            self.again_us = now_us + RETRY_US
-            self.forget()
+        if self.failed(job.error, now_us):
             return False
         self.have += job.iov[0].iov_len
         self.received += job.iov[0].iov_len
-        self.due_us = now_us + ASK_AGAIN_US
+        self.due_us = now_us + PIECE_AGAIN_US
         return not self.complete()
+
+    cdef bint failed(self, int error, uint64_t now_us) except -1:
+        """Of the disk: somebody must hear of it, and it is tried again later."""
+        if error:
+            self.notes.append(
+                f"{fsdecode(self.part(self.offer.index))}, the snapshot that the leader sends, "
+                f"could not be written: {strerror(error).decode()}; this node lags until it can "
+                "be, and tries again; make room or mend the disk")
+            self.ended(False, now_us)
+        return error != 0
 
     cdef bint complete(self) noexcept:
         return self.offer.index != 0 and self.have == self.offer.size
@@ -261,7 +290,7 @@ cdef class Transfer:
 
     cdef int ended(self, bint complete, uint64_t now_us) except -1:
         if not complete:
-            self.again_us = now_us + RETRY_US
+            self.again_us = now_us + SNAPSHOT_RETRY_US
         return self.forget()
 
     cdef int forget(self) except -1:

@@ -160,14 +160,15 @@ cdef class Turn(Upkeep):
 
     cdef int notice_role(self) except -1:
         cdef Raft raft = self.raft
-        if (raft.term == self.seen_term and raft.leader == self.seen_leader
+        cdef uint64_t leader = raft.known_leader()
+        if (raft.saved_term == self.seen_term and leader == self.seen_leader
                 and raft.role == self.seen_role):
             return 0
-        if raft.leader != self.seen_leader:
+        if leader != self.seen_leader:
             self.register_due_us = 0
             self.ask_again_us = 0
-        self.seen_term = raft.term
-        self.seen_leader = raft.leader
+        self.seen_term = raft.saved_term
+        self.seen_leader = leader
         self.seen_role = raft.role
         if self.on_role is not None:
             self.on_role()

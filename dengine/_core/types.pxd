@@ -44,6 +44,9 @@ cdef enum:
     SNAPSHOT_ENGINE = 128 << 20     # bytes: 2^21 answers under a key, 48 each, and 16 sessions
     SNAPSHOT_SYNC = 8 << 20     # bytes written between two syncs: syncs of the log wait for them
     SNAPSHOTS = 2               # kept: if the newest is damaged, there is one more
+    SNAPSHOT_RETRY_US = 10000000    # after one that the disk did not take: it may be full for long
+    PIECE = 512 << 10           # bytes of a snapshot in one frame: no turn reads or sends more
+    PIECE_AGAIN_US = 1000000    # one that did not come is asked for again: longer than a slow disk
 
 
 # ---------------------------------------------------------------- shared structs
@@ -124,7 +127,8 @@ cdef enum JobKind:
     # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir
     JOB_PREPARE = 8
     JOB_READ = 16               # pread of iov[0] at offset
-    JOB_REMOVE = 32             # unlink path, close fd: of a large file that takes long
+    JOB_REMOVE = 32             # unlink path, close fd (or -1): of a large file that takes long
+    JOB_FREE = 64               # release owner: a whole store takes long
 
 
 ctypedef struct Job:
@@ -140,6 +144,7 @@ ctypedef struct Job:
     uint64_t version            # META: the hard state's version
     void *owner                 # the turn's own: the Tail that the job is for
     void *owned                 # freed with the job, when it is given back or never taken
+    void (*release)(void *) noexcept nogil      # FREE: of owner, also where the job is never run
     uint64_t tag                # the turn's own
     const char *path            # PREPARE: owned by the turn like iov
     const char *to

@@ -6,11 +6,11 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.checkpoint cimport Checkpoint
-from dengine._core.flush cimport Worker
 from dengine._core.meta cimport Meta
 from dengine._core.requests cimport Requests
 from dengine._core.transfer cimport Transfer
 from dengine._core.types cimport Job, Work
+from dengine._core.worker cimport Worker
 
 
 cdef class Upkeep(Requests):

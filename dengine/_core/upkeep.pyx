@@ -6,6 +6,7 @@ from dengine._core.checkpoint cimport engine_decode, engine_encode
 from dengine._core.codec cimport Members, members_decode
 from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport FAILPOINT, MUTANT
+from dengine._core.kv cimport KV, remains_free
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.snapshot cimport SnapshotHeader
 from dengine._core.transfer cimport Loader, Offer, Piece
@@ -13,6 +14,9 @@ from dengine._core.types cimport MAX_MEMBERS
 from dengine._core.wire cimport FRAME_FETCH, FRAME_OFFER, FRAME_PIECE, Outbox
 
 from dengine.errors import ConfigError, InvariantError
+
+cdef enum:
+    ROOM = 4                    # jobs of an install: the store, two snapshots
 
 
 cdef class Upkeep(Requests):
@@ -159,17 +163,21 @@ cdef class Upkeep(Requests):
         cdef Loader loader = self.transfer.loader
         cdef Offer *o = &self.transfer.offer
         cdef bytes payload
+        cdef KV old
         if loader.complete and self.raft.role != LEADER and (MUTANT(119) or (
                 o.index > self.raft.commit and self.raft.terms.at(o.index) != o.term)):
-            if not self.flusher.idle():         # what it writes is of the log that goes
+            # What the flusher writes is of the log that goes; to free a store takes long.
+            if not self.flusher.idle() or not self.preparer.has_room(ROOM):
                 self.flusher.hurry()
                 return 0
+            payload = engine_decode(loader.engine, &self.config_index, self.session)
             FAILPOINT(b"install.log")
             self.log.restart(o.index, o.term, o.last_crc)
             self.checkpoint.replace(o, self.log.bytes_written)
+            old = self.kv
             self.kv = self.machine.kv = loader.kv
             self.machine.applied = o.index
-            payload = engine_decode(loader.engine, &self.config_index, self.session)
+            self.preparer.release(old.give_up(), remains_free)
             self.session.recognise()
             self.raft.restart(o.index, o.term)
             self.adopt(payload, len(payload))

@@ -69,6 +69,13 @@ ctypedef struct Frame:          # a checked frame, borrowed
     const char *body            # after the header
     size_t size
 
+ctypedef struct PieceFields:    # of FETCH, and of PIECE with its bytes, borrowed
+    uint64_t index
+    uint32_t header_crc
+    uint64_t offset
+    const char *bytes
+    size_t size
+
 ctypedef struct Hello:
     uint16_t protocol
     uint64_t cluster
@@ -123,6 +130,7 @@ cdef class Outbox:
 
 # Fields of a checked frame. -1: it does not hold what its kind says.
 cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil
+cdef int piece_decode(const Frame *f, PieceFields *out) noexcept nogil
 cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept nogil
 # An append: *records points at its records; count and fields in `out`.
 cdef int append_decode(const Frame *f, uint64_t peer, Message *out, uint32_t *prev_crc,

@@ -190,6 +190,17 @@ cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
     return -1 if r.bad or f.flags & ~BULK or (r.at != r.end and out.protocol == PROTOCOL) else 0
 
 
+cdef int piece_decode(const Frame *f, PieceFields *out) noexcept nogil:
+    cdef Reader r
+    read_from(&r, f.body, f.size)
+    out.index = take_u64(&r)
+    out.header_crc = take_u32(&r)
+    out.offset = take_u64(&r)
+    out.bytes = <const char *>r.at
+    out.size = r.end - r.at
+    return -1 if r.bad else 0
+
+
 cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept nogil:
     cdef Reader r
     read_from(&r, f.body, f.size)

@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 
 import click
 
@@ -22,7 +22,7 @@ from dengine._core.examine import Reader
 from dengine._core.restore import restore as make_from
 from dengine.cli.progress import Bar
 from dengine.examine import holder
-from dengine.storage import Directory, make_durably, setup_of, sync_directory
+from dengine.storage import Directory, setup_of, sync_directory
 
 HEALTH = "http://127.0.0.1:10001"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -62,7 +62,8 @@ def opened(request: urllib.request.Request | str, timeout: float) -> Iterator[HT
     except urllib.error.HTTPError as error:
         text = error.read().decode(errors="replace")
         raise errors.StorageError(f"the node says {error.code}: {text}") from None
-    except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError) as error:
+    except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError,
+            ValueError) as error:
         raise errors.UnavailableError(f"no answer: {error}; nothing was changed; name the health "
                                       "port of a node that runs") from None
 
@@ -137,12 +138,11 @@ def restore(file: str, directory: str) -> None:
     It is of a new cluster: it does not know the nodes of the old one, nor they it. Its revision
     goes on 1,000,000,000 further. DIR must not exist, or be empty.
     """
-    if os.path.isdir(directory) and os.listdir(directory):
+    if not is_empty(directory):
         raise errors.StorageError(f"{directory} is not empty: nothing was changed; name a new "
                                   "directory")
     if not os.path.isfile(file):
         raise errors.StorageError(f"{file} is no file: nothing was changed; check the path")
-    make_durably(os.path.abspath(directory))
     opened_directory = Directory(directory)
     try:
         with Bar("restore", os.path.getsize(file)) as bar:
@@ -152,3 +152,11 @@ def restore(file: str, directory: str) -> None:
         opened_directory.close()
     click.echo(f"{directory}: {said['keys']} keys, revision {said['revision']}, node 1 of cluster "
                f"{said['cluster']:016x}")
+
+
+def is_empty(directory: str) -> bool:
+    """Does it hold nothing, or only what an attempt made that found no backup in its file?"""
+    if not os.path.lexists(directory):
+        return True
+    files = [name for _, _, names in os.walk(directory) for name in names]
+    return os.path.isdir(directory) and files in ([], ["lock"])

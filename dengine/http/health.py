@@ -165,10 +165,13 @@ class HealthConnection(asyncio.Protocol):
         with await loop.run_in_executor(None, open, path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             self.transport.write(answer(200, "application/octet-stream", size=size))
-            while not self.transport.is_closing() and (
-                    piece := await loop.run_in_executor(None, file.read, PIECE)):
-                self.transport.write(piece)
-                await self.writable.wait()
+            try:
+                while not self.transport.is_closing() and (
+                        piece := await loop.run_in_executor(None, file.read, PIECE)):
+                    self.transport.write(piece)
+                    await self.writable.wait()
+            except OSError:
+                self.transport.abort()  # it has the head already: a short answer tells
 
     def pause_writing(self) -> None:
         self.writable.clear()

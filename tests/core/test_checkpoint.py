@@ -55,6 +55,14 @@ def follower(c):
     return next(i for i in range(len(c.nodes)) if i != c.leader())
 
 
+def left_behind(c):
+    """A follower that died before so many writes that its next entries are in no log."""
+    node = follower(c)
+    c.kill(node)
+    write(c, 200, node=c.leader())
+    return node
+
+
 @STRATEGIES
 def test_the_log_behind_the_snapshot_before_the_newest_goes(make, strategy):
     c = make(1, strategy=strategy)
@@ -129,9 +137,7 @@ def test_what_was_there_is_missed(make, lost):
 @STRATEGIES
 def test_a_follower_whose_entries_are_gone_gets_the_snapshot(make, strategy):
     c = make(strategy=strategy)
-    node = follower(c)
-    c.kill(node)
-    write(c, 200, node=c.leader())
+    node = left_behind(c)
     c.boot(node)
     agree(c)
     assert c.nodes[node].turn.transfer.installed >= 1
@@ -225,11 +231,38 @@ def test_a_node_alone_keeps_no_log_for_others(make):
     assert c.first(0) > 1
 
 
+def test_a_part_that_was_never_synced_is_synced_before_it_counts(make):
+    """All had arrived when the process was killed: nothing more is written to the file."""
+    c = make()
+    node, leader = follower(c), c.leader()
+    c.kill(node)
+    write(c, 200, node=leader)
+    c.run_for(SECOND)
+    name = c.snapshots(leader)[-1]
+    c.nodes[node].disk.leave(f"{SNAPSHOTS}/{name}.part",
+                             c.nodes[leader].disk.read(f"{SNAPSHOTS}/{name}"))
+    c.boot(node)
+    assert c.run_until(lambda: c.nodes[node].turn.transfer.installed, 20 * SECOND)
+    assert c.nodes[node].turn.transfer.received == 0
+    c.kill(node, True)
+    c.boot(node)
+    assert not c.states()[node]["recovering"]
+    agree(c)
+
+
+def test_a_part_that_cannot_be_written_is_told_and_tried_again(make):
+    c = make()
+    node = left_behind(c)
+    c.boot(node)
+    c.fail(node, "open", 1)
+    assert c.run_until(lambda: any("could not be written" in n for n in c.nodes[node].turn.notes),
+                       5 * SECOND)
+    agree(c)
+
+
 def test_a_damaged_part_is_fetched_again(make):
     c = make()
-    node = follower(c)
-    c.kill(node)
-    write(c, 200, node=c.leader())
+    node = left_behind(c)
     c.run_for(SECOND)
     c.at(c.now_us + 1, lambda: c.boot(node))
 
@@ -238,8 +271,11 @@ def test_a_damaged_part_is_fetched_again(make):
 
     assert c.run_until(lambda: part() and c.nodes[node].turn.transfer.received, 20 * SECOND)
     c.nodes[node].disk.flip(f"{SNAPSHOTS}/{part()[0]}", 8 * 4200)
-    assert c.run_until(lambda: c.nodes[node].alive
-                       and c.nodes[node].turn.transfer.installed, 60 * SECOND)
+    assert c.run_until(lambda: not part(), 5 * SECOND), "it is of no use"
+    assert not c.nodes[node].turn.transfer.installed
+    assert c.run_until(lambda: c.nodes[node].turn.transfer.installed, 60 * SECOND)
+    size = len(c.nodes[node].disk.read(f"{SNAPSHOTS}/{c.snapshots(node)[0]}"))
+    assert c.nodes[node].turn.transfer.received > 1.5 * size
     agree(c)
 
 
@@ -262,9 +298,7 @@ def test_an_installed_snapshot_that_is_lost_is_missed(make):
 
 def test_a_node_that_lost_its_only_snapshot_is_in_doubt_and_gets_another(make):
     c = make()
-    node = follower(c)
-    c.kill(node)
-    write(c, 200, node=c.leader())
+    node = left_behind(c)
     c.boot(node)
     agree(c)
     c.stop(node)

@@ -21,7 +21,7 @@ class Judged(History):
 
     def recover(self) -> None:
         writes = self.disk.calls("write")
-        found = Examination(reader_of(self.disk), b"").judge(self.disk.names("log"), False)
+        found = Examination(reader_of(self.disk), b"").judge(False, self.disk.names("log"), [])
         assert self.disk.calls("write") == writes
         findings = [f for f in found.findings   # there is no `meta` here, and no command
                     if f.file != "meta" and "payload" not in f.means]

@@ -9,12 +9,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from dengine._core.flush cimport (Marks, Ring, Worker, load_acquire, publish, pthread_t,
-                                  store_release)
+from dengine._core.flush cimport Marks, load_acquire, publish, store_release
 from dengine._core.kv cimport KV, Pin
 from dengine._core.tree cimport (Cursor, Node, item_drop, item_hold, tree_drop, tree_hold,
                                  tree_next, tree_seek)
 from dengine._core.types cimport (JOB_SYNC, JOB_WRITE, JOBS, Io, Item, Job, Position, iovec)
+from dengine._core.worker cimport Ring, Worker, pthread_t
 
 from tests.sim.store import check
 

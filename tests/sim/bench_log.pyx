@@ -9,13 +9,14 @@ from libc.string cimport memset
 from libc.stdlib cimport free
 
 from dengine._core.codec cimport Record, padded
-from dengine._core.flush cimport Marks, Worker, lied, load_acquire, refresh
+from dengine._core.flush cimport Marks, lied, load_acquire, refresh
 from dengine._core.kernel cimport kernel
 from dengine._core.log cimport Log
 from dengine._core.meta cimport Meta
 from dengine._core.recovery cimport Base, Found, Scan, recover
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport JOB_META, JOB_SYNC, JOB_WRITE, PAGE, Io, Job
+from dengine._core.worker cimport Worker
 from tests.sim.disk cimport Disk
 
 cdef enum:

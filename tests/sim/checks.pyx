@@ -192,6 +192,9 @@ cdef class Checks:
             raise Violation(f"node {node + 1}: raft ends at {turn.raft.last}, the log at "
                             f"{turn.log.last}")
         self.see_log(node, turn)
+        i = turn.raft.known_leader()
+        if i and self.leaders.get(turn.raft.saved_term) != i and turn.raft.role != LEADER:
+            raise Violation(f"node {node + 1} says that {i} leads term {turn.raft.saved_term}")
         if turn.log.synced > self.synced[node]:
             self.see_disk(node, turn)
             if turn.log.synced > self.synced[node]:

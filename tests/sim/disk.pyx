@@ -338,6 +338,15 @@ cdef class Disk:
         f.size = f.synced_size = len(data)
         f.extent = max(f.extent, f.size)
 
+    def leave(self, str path, bytes data not None):
+        """A file that a process wrote, and did not sync before it died; its name is durable."""
+        cdef File *f
+        self.put(path, data)
+        f = &self.state.files[self.file_of(path)]
+        memset(f.platter, 0, f.extent)
+        f.synced_size = 0
+        dirty(f, 0, len(data))
+
     def write(self, str path, uint64_t offset, bytes data not None):
         """Bytes change in cache and platter behind everybody's back."""
         cdef File *f = &self.state.files[self.file_of(path)]

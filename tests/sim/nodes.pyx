@@ -4,8 +4,9 @@ from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core.boot cimport boot
 from dengine._core.consensus cimport LEADER
-from dengine._core.flush cimport Ring, refresh
+from dengine._core.flush cimport refresh
 from dengine._core.types cimport JOB_META, JOBS, UNKNOWN, Job, Waiter
+from dengine._core.worker cimport Ring
 from tests.sim.disk cimport Disk
 from tests.sim.events cimport (EV_LATE, EV_PREPARE, EV_RESUME, EV_SYNC, EV_TICK, EV_TURN,
                                EV_WORK)

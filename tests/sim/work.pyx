@@ -13,7 +13,6 @@ from dengine._core.codec cimport (ENTRY_COMMAND, Record, encode_put, padded, rec
                                   record_encode)
 from dengine._core.consensus cimport Message, Options, Run
 from dengine._core.crc cimport crc32c
-from dengine._core.flush cimport Worker
 from dengine._core.kv cimport KV, Pin
 from dengine._core.log cimport Log
 from dengine._core.quorum cimport Config
@@ -23,6 +22,7 @@ from dengine._core.terms cimport Terms
 from dengine._core.tree cimport Cursor, tree_next, tree_seek
 from dengine._core.types cimport MEM_FIRST, RECORD_HEADER, Io, Item, iovec
 from dengine._core.wire cimport Frame, frame_check
+from dengine._core.worker cimport Worker
 
 from tests.sim.views import build_frame
 

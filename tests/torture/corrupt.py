@@ -31,7 +31,7 @@ BLOCK = 512
 PUTS = 38       # two segments of 16 KiB, and the beginning of a third
 VICTIMS: tuple[tuple[Strategy, str], ...] = (
     ("DiskFirst", "closed"), ("DiskFirst", "killed"), ("DiskFirst", "started again"),
-    ("MemFirst", "closed"), ("MemFirst", "killed"))
+    ("MemFirst", "closed"), ("MemFirst", "killed"), ("DiskFirst", "compacted"))
 SHORT_STEP = 509    # a prime: the short form takes one flip or length of so many
 EXAMPLES = 5    # kept of each kind of trouble
 REFUSALS = (CorruptionError, FormatError, StorageError)
@@ -133,8 +133,7 @@ class Bench:
             before[damage.path] = damage.data
             self.disk.put(damage.path, damage.data)
         writes = self.disk.calls("write")
-        has_meta, names = names_of(self.disk)
-        checked = Examination(self.reader, PATH.encode()).judge(names, has_meta).verdict
+        checked = Examination(self.reader, PATH.encode()).judge(*names_of(self.disk)).verdict
         if self.disk.calls("write") != writes or self.disk.open_files:
             raise AssertionError(f"{damage}: check wrote, or left a file open")
         started: Started | None = None

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from dengine import config
+from dengine._core import boot
 from dengine._core.examine import PAGE, SEGMENT_DATA
 from dengine.examine import examine
 from dengine.storage import Directory, Setup, setup_of
@@ -45,6 +46,9 @@ class Victim:
         """What each file is."""
         used = sorted(p for p in self.files if p.endswith(".seg") and any(self.files[p]))
         kinds = dict.fromkeys(self.files, "prepared segment") | dict.fromkeys(used, "older segment")
+        snapshots = sorted(p for p in self.files if p.endswith(".snap"))
+        kinds |= dict.fromkeys(snapshots, "newest snapshot") | dict.fromkeys(
+            snapshots[:-1], "older snapshot")
         return kinds | {used[-1]: "newest segment", f"{PATH}/meta": "meta"}
 
 
@@ -61,8 +65,9 @@ def fill(store: Store, first: int, count: int) -> None:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """`meta` and the log, as they lie now: what kill -9 would leave."""
-    files = [path / "meta", *sorted((path / "log").iterdir())]
+    """`meta`, log and snapshots, as they lie now: what kill -9 would leave."""
+    files = [path / "meta", *sorted((path / "log").iterdir()),
+             *sorted((path / "snapshot").iterdir())]
     return {f"{PATH}/{file.relative_to(path)}": file.read_bytes() for file in files}
 
 
@@ -100,6 +105,24 @@ def started_again(path: Path, strategy: config.Strategy, puts: int) -> dict[str,
     return contents(path)
 
 
+def compacted(path: Path, strategy: config.Strategy, puts: int) -> dict[str, bytes]:
+    """Two snapshots and the log from the older one on, which begins within a segment. The files of
+    a time when the log was whole lie beside, in `whole`."""
+    with small_store(path, strategy) as store:
+        fill(store, 0, puts)
+        whole = contents(path)
+        store.snapshot()
+        fill(store, puts, 2)
+        store.snapshot()
+        fill(store, puts + 2, 2)
+        eventually("the log is compacted", lambda: (store.turn.run(), boot.status(
+            store.turn)["first"] > 1)[1], WAIT_S)
+    eventually("its files are gone", lambda: f"{PATH}/log/{1:016x}.seg" not in contents(path),
+               WAIT_S)
+    WHOLE[path] = whole
+    return contents(path)
+
+
 def loaded(files: dict[str, bytes], disk: Disk) -> None:
     """These files and no others."""
     for path in disk.files():
@@ -118,6 +141,12 @@ def victim(where: Path, strategy: config.Strategy, how: str, puts: int) -> Victi
     loaded(files, disk)
     records = records_of(disk, setup)
     disk.kill()
+    if path in WHOLE:       # the records that are compacted, as they were
+        loaded(WHOLE.pop(path), disk)
+        first = int(records[0][16:24][::-1].hex(), 16)
+        records = records_of(disk, setup)[:first - 1] + records
+        disk.kill()
+        loaded(files, disk)
     last = len(records)
     proven = last - 2 if how == "killed" else last
     found = start(disk, setup, records)
@@ -125,4 +154,6 @@ def victim(where: Path, strategy: config.Strategy, how: str, puts: int) -> Victi
                   (found.term, found.vote), proven, min(proven + 1, last))
 
 
-HOW = {"closed": closed, "killed": killed, "started again": started_again}
+HOW = {"closed": closed, "killed": killed, "started again": started_again,
+       "compacted": compacted}
+WHOLE: dict[Path, dict[str, bytes]] = {}

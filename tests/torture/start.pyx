@@ -28,9 +28,9 @@ def reader_of(Disk disk not None) -> Reader:
     return reader
 
 
-def names_of(Disk disk not None) -> tuple[bool, list[str]]:
-    """Is there a `meta`, and what lies in `log`: what a start is told."""
-    return "meta" in disk.names(PATH), disk.names(f"{PATH}/log")
+def names_of(Disk disk not None) -> tuple[bool, list[str], list[str]]:
+    """Is there a `meta`, what lies in `log` and in `snapshot`: what a start is told."""
+    return "meta" in disk.names(PATH), disk.names(f"{PATH}/log"), disk.names(f"{PATH}/snapshot")
 
 
 cdef class Started:
@@ -48,8 +48,8 @@ def start(Disk disk not None, setup, list reference not None) -> Started:
     """Opens, leads and applies as a Store does. Raises what the start raises."""
     cdef Turn turn
     cdef Started found = Started()
-    has_meta, names = names_of(disk)
-    turn = boot(&disk.io, PATH.encode(), has_meta, names, disk.names(f"{PATH}/snapshot"), setup)
+    has_meta, names, snapshots = names_of(disk)
+    turn = boot(&disk.io, PATH.encode(), has_meta, names, snapshots, setup)
     try:
         found.last = turn.log.last
         found.term = turn.meta.state.term
@@ -70,7 +70,7 @@ cdef bint same_records(Turn turn, list reference) except -1:
     cdef const Record *r
     cdef bytes expected
     cdef uint64_t i
-    for i in range(1, min(turn.log.last, <uint64_t>len(reference)) + 1):
+    for i in range(turn.log.first(), min(turn.log.last, <uint64_t>len(reference)) + 1):
         r = <const Record *>turn.log.record(i)
         expected = reference[i - 1]
         if r.length != <uint64_t>len(expected) or memcmp(r, <const char *>expected, r.length):
@@ -93,14 +93,14 @@ cdef int lead(Turn turn, Disk disk) except -1:
 
 
 def records_of(Disk disk not None, setup) -> list[bytes]:
-    """Every record of the log on this disk, without padding."""
+    """Every record that the log on this disk holds, without padding."""
     cdef Turn turn
     cdef const char *at
     cdef uint64_t i
-    has_meta, names = names_of(disk)
-    turn = boot(&disk.io, PATH.encode(), has_meta, names, disk.names(f"{PATH}/snapshot"), setup)
+    has_meta, names, snapshots = names_of(disk)
+    turn = boot(&disk.io, PATH.encode(), has_meta, names, snapshots, setup)
     found = []
-    for i in range(1, turn.log.last + 1):
+    for i in range(turn.log.first(), turn.log.last + 1):
         at = turn.log.record(i)
         found.append(at[:(<const Record *>at).length])
     turn.log.close()
