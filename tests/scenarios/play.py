@@ -158,9 +158,12 @@ class Play:
             crc = HEADER.unpack_from(record)[1]
             body += record
         head = struct.pack("<QQIQQQI", 0, 0, stage.crc(i, 0), 0, 1, len(terms), len(terms))
-        self.hand((i + 1) % len(stage.nodes), i, build_frame(APPEND, 0, term, head + body))
+        sender = (i + 1) % len(stage.nodes)
+        stage.stands_in(sender, term)
+        self.hand(sender, i, build_frame(APPEND, 0, term, head + body))
         stage.run_for(50 * MS)
         stage.stop(i)
+        stage.stands_in(-1, term)
         stage.story = []
 
     def do_promise(self, node: str, time: str) -> None:

@@ -74,7 +74,7 @@ cdef class Map:
 
     cdef uint64_t first(self, uint64_t key, uint64_t value) except? 0:
         cdef Pair *p = self.place(key)
-        if p.key == 0:
+        if p.value == 0:
             self.put(key, value)
             return value
         return p.value

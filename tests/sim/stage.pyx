@@ -64,6 +64,10 @@ cdef class Stage(Cluster):
         self.look(<SimNode>self.nodes[b])
         return why
 
+    def stands_in(self, int i, uint64_t term):
+        """Node i is taken for the leader of this term, though nobody elected it; -1: nobody is."""
+        self.checks.leaders.put(term, i + 1)
+
     # -------------------------------------------------------------------------------------- time
     def primary(self, int i):
         """Does a living node lead under a valid lease?"""
