@@ -22,7 +22,7 @@ export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
 .PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants \
-        chaos sanitize guard histories lint bench wheel docs clean
+        chaos torture sanitize guard histories lint bench wheel docs clean
 
 help: ## this list
 	@echo "make ..."
@@ -48,6 +48,11 @@ test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=d
 chaos: $(BUILT_TESTS) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=
 	$(RUN) -m tests.chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(SEED),--seed $(SEED),--evidence $(EVIDENCE)/chaos.json)
+
+torture: $(BUILT_TESTS) $(INSTALLED) ## power cuts, kill -9, bad files: MINUTES= FROM= RUNS= ONLY=
+	$(RUN) -m tests.torture $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
+		$(if $(FROM),--from $(FROM)) $(if $(ONLY),--only "$(ONLY)") \
+		--evidence $(EVIDENCE)/torture.json
 
 sim: $(BUILT_TESTS) $(INSTALLED) ## simulated clusters: SEEDS= FROM= WORKERS= MINUTES= SEED= TRACE=1
 	$(RUN) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,51 @@ def save(file: Path, data: dict[str, Any]) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(data, indent=1) + "\n")
     new.replace(file)
+
+
+def add(file: Path, head: dict[str, Any], seed: int, totals: dict[str, Any]) -> None:
+    """Adds one run to the campaign of this core and head in the file. Ranges of seeds grow."""
+    data, head = load(file), {"core": core(), **head}
+    campaign = next((c for c in data["campaigns"]
+                     if all(c.get(k) == v for k, v in head.items())), None)
+    if campaign is None:
+        campaign = dict(head)
+        data["campaigns"].append(campaign)
+    campaign["commit"] = commit(".")
+    campaign["seeds"] = ranges([*numbers(campaign.get("seeds", "")), seed])
+    campaign["totals"] = merged(campaign.get("totals", {}), totals)
+    save(file, data)
+
+
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The sum of two totals."""
+    result = dict(old)
+    for name, value in new.items():
+        if name not in old:
+            result[name] = value
+        elif isinstance(value, dict):
+            result[name] = dict(sorted((Counter(old[name]) + Counter(value)).items()))
+        elif name.startswith("longest"):
+            result[name] = max(old[name], value)
+        else:
+            result[name] = old[name] + value
+    return result
+
+
+def numbers(text: str) -> list[int]:
+    """"1-3 7" -> 1, 2, 3, 7."""
+    found: list[int] = []
+    for part in text.split():
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+def ranges(seeds: list[int]) -> str:
+    parts: list[list[int]] = []
+    for seed in sorted(set(seeds)):
+        if parts and parts[-1][1] == seed - 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return " ".join(f"{a}-{b}" if b > a else str(a) for a, b in parts)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.__main__ import PREFIX, missing
+from tests.chaos.__main__ import PREFIX
+from tests.chaos.ground import missing
 from tests.cluster import ROOT, eventually
 
 WHY_NOT = missing()
@@ -148,7 +149,7 @@ def test_nothing_outlives_the_runner(number, tmp_path):
         assert not directory.exists()
         return
     assert directory.exists()                   # the next runner removes it
-    chaos_once = [sys.executable, "-c", "from tests.chaos.__main__ import scratch\n"
-                                        "with scratch(): pass"]
+    chaos_once = [sys.executable, "-c", "from tests.chaos.ground import scratch\n"
+                                        f"with scratch({PREFIX!r}): pass"]
     subprocess.run(chaos_once, cwd=ROOT, env=environment, check=True, timeout=30.0)
     assert not directory.exists()

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 TARGETS = [
     "help", "install", "start-cluster", "start-node1", "start-node2", "start-node3", "start-nginx",
-    "test", "sanitize", "guard", "chaos", "histories", "lint", "bench", "wheel", "clean",
+    "test", "sanitize", "guard", "chaos", "torture", "histories", "lint", "bench", "wheel",
+    "clean",
 ]  # fmt: skip
 
 

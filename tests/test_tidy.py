@@ -269,8 +269,8 @@ POLLS = {
 
 def test_tests_do_not_sleep() -> None:
     found = {}
-    chaos = ROOT / "tests" / "chaos"            # faults in real time are its subject
-    for path in (p for p in PYTHON if p.is_relative_to(ROOT / "tests") and chaos not in p.parents):
+    real = {ROOT / "tests" / name for name in ("chaos", "torture")}     # real time is their subject
+    for path in (p for p in PYTHON if p.is_relative_to(ROOT / "tests") and p.parent not in real):
         if re.search(r"\b(?:time|asyncio) \. sleep \( (?!0 \))", " ".join(tokens(path))):
             found[name_of(path)] = 1
     exceptions(found, POLLS, 0)

@@ -11,29 +11,22 @@ under logs/chaos. Status: 0 all passed, 1 violations, 2 no run passed.
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from tests.chaos import plan as plans
 from tests.chaos import report
+from tests.chaos.ground import go_inside, missing, obey_signals, scratch
 from tests.chaos.net import Network
 from tests.chaos.run import MIN_OPERATIONS, Run, Verdict
 from tests.cluster import ROOT
 
-TOOLS = ("ip", "nft", "unshare", "nsenter", "setpriv", "mount", "umount", "losetup", "mkfs.ext4")
-INSIDE = "DENGINE_CHAOS_INSIDE"         # in the environment of the process in our namespaces
 PREFIX = "dengine-chaos-"
 SECONDS = 24.0              # of faults in a run
 BOUND_S = 240.0             # of a run, beside its faults
@@ -61,39 +54,6 @@ def arguments() -> argparse.Namespace:
     elif chosen.minutes is None:
         chosen.runs = chosen.runs or 1
     return chosen
-
-
-def missing() -> str:
-    """Why this machine cannot do all; "" if it can."""
-    if os.geteuid():
-        return "not root"
-    if lacking := [tool for tool in TOOLS if not shutil.which(tool)]:
-        return f"not installed: {', '.join(lacking)}"
-    tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--time", "--boottime", "1", "true"],
-        capture_output=True, text=True, timeout=10.0)
-    if tried.returncode:
-        return tried.stderr.strip()
-    if not Path("/dev/loop-control").exists():
-        return "no loop devices"
-    return ""
-
-
-@contextlib.contextmanager
-def scratch() -> Iterator[Path]:
-    """A directory for the runs, locked while we live. What dead runners left is removed."""
-    base = Path(tempfile.gettempdir())
-    for left in base.glob(f"{PREFIX}*"):
-        with contextlib.suppress(OSError), (left / "lock").open("r") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield directory
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
 
 def one(seed: int, root: Path, chosen: argparse.Namespace) -> Verdict:
@@ -154,29 +114,22 @@ def campaign(chosen: argparse.Namespace, directory: Path, verdicts: list[Verdict
         seed += 1
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     chosen = arguments()
     if chosen.show:
         plan = plans.make(chosen.first, chosen.seconds, easy=chosen.loopback)
         print(json.dumps(asdict(plan), indent=1))
         return 0
-    why = "" if os.environ.get(INSIDE) or chosen.loopback else missing()
+    why = "" if chosen.loopback else missing()
     if why:
         print(f"{why}: without namespaces and mounts, only pauses and kill -9 on loopback")
         chosen.loopback = True
-    if not chosen.loopback and not os.environ.get(INSIDE):
-        os.environ[INSIDE] = "1"
-        os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private",
-                              sys.executable, "-m", "tests.chaos", *sys.argv[1:]])
-    for number in (signal.SIGINT, signal.SIGTERM):      # a background shell ignores SIGINT
-        signal.signal(number, interrupt)
+    if not chosen.loopback:
+        go_inside("tests.chaos")
+    obey_signals()
     verdicts: list[Verdict] = []
     try:
-        with scratch() as directory:
+        with scratch(PREFIX) as directory:
             campaign(chosen, directory, verdicts)
     except KeyboardInterrupt:
         print("interrupted")

@@ -47,6 +47,7 @@ class Node:
     paused: bool = False
     boots: int = 0
     boot_offset_s: int = 0
+    tree: Path = ROOT               # whose dengine it runs
     journal: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -79,10 +80,11 @@ class Node:
         self.journal.append((time.monotonic_ns(), what))
 
     # ---------------------------------------------------------------------------- processes
-    def start(self) -> None:
+    def start(self, **more: str) -> None:
+        """A new process; `more` goes into its environment."""
         assert self.process is None, f"node {self.id} runs already"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DENGINE__")}
-        environment["PYTHONPATH"] = str(ROOT)
+        environment |= {"PYTHONPATH": str(self.tree), **more}
         if self.wall_library:
             environment |= {"LD_PRELOAD": str(self.wall_library),
                             "CHAOS_WALL": str(self.directory / "wall")}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.run import Verdict
-from tests.proofs import commit, core, load, save
+from tests.proofs import add
 
 
 def line(verdict: Verdict) -> str:
@@ -51,21 +51,6 @@ def total(verdicts: list[Verdict]) -> dict[str, Any]:
     }
 
 
-def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The sum of two totals."""
-    result = dict(old)
-    for name, value in new.items():
-        if name not in old:
-            result[name] = value
-        elif isinstance(value, dict):
-            result[name] = dict(sorted((Counter(old[name]) + Counter(value)).items()))
-        elif name.startswith("longest"):
-            result[name] = max(old[name], value)
-        else:
-            result[name] = old[name] + value
-    return result
-
-
 def table(verdicts: list[Verdict]) -> str:
     sums = total(verdicts)
     rows = [
@@ -88,34 +73,5 @@ def table(verdicts: list[Verdict]) -> str:
 
 
 def add_evidence(file: Path, verdict: Verdict, means: str, seconds: float) -> None:
-    """Adds one run to the campaign of this core in the file. Ranges of seeds grow."""
-    data = load(file)
-    head = {"core": core(), "means": means, "seconds": seconds}
-    campaign = next((c for c in data["campaigns"]
-                     if all(c.get(k) == v for k, v in head.items())), None)
-    if campaign is None:
-        campaign = dict(head)
-        data["campaigns"].append(campaign)
-    campaign["commit"] = commit(".")
-    campaign["seeds"] = ranges([*numbers(campaign.get("seeds", "")), verdict.seed])
-    campaign["totals"] = merged(campaign.get("totals", {}), total([verdict]))
-    save(file, data)
-
-
-def numbers(text: str) -> list[int]:
-    """"1-3 7" -> 1, 2, 3, 7."""
-    found: list[int] = []
-    for part in text.split():
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
-def ranges(seeds: list[int]) -> str:
-    parts: list[list[int]] = []
-    for seed in sorted(set(seeds)):
-        if parts and parts[-1][1] == seed - 1:
-            parts[-1][1] = seed
-        else:
-            parts.append([seed, seed])
-    return " ".join(f"{a}-{b}" if b > a else str(a) for a, b in parts)
+    """Adds one run to the campaign of this core in the file."""
+    add(file, {"means": means, "seconds": seconds}, verdict.seed, total([verdict]))

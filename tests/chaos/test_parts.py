@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import proofs
 from tests.chaos import net, plan, report, run
 from tests.chaos.__main__ import one
 from tests.chaos.http import Answer
@@ -191,7 +192,7 @@ def test_void_runs_are_counted_apart_and_seeds_are_ranges():
     sums = report.total([passed, void, failed])
     assert (sums["runs"], sums["void"], sums["failed"]) == (2, 1, [3])
     assert sums["operations"] == 4000
-    again = report.merged(report.total([passed]), report.total([failed]))
+    again = proofs.merged(report.total([passed]), report.total([failed]))
     assert again == report.total([passed, failed])
-    assert report.ranges([1, 2, 3, 7, 9, 8]) == "1-3 7-9"
-    assert report.numbers("1-3 7-9") == [1, 2, 3, 7, 8, 9]
+    assert proofs.ranges([1, 2, 3, 7, 9, 8]) == "1-3 7-9"
+    assert proofs.numbers("1-3 7-9") == [1, 2, 3, 7, 8, 9]
