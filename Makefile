@@ -85,6 +85,9 @@ lint: $(INSTALLED) ## ruff, cython-lint, mypy
 bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(RUN) -m pytest benchmarks/core_store.py --benchmark-enable --benchmark-columns=median,ops
 	$(RUN) -m benchmarks.store
+	$(RUN) -m benchmarks.snapshots
+	$(RUN) -m benchmarks.sustained
+	$(RUN) -m benchmarks.install
 	$(RUN) -m benchmarks.cluster --mode embedded
 	$(RUN) -m benchmarks.cluster --mode http
 	$(RUN) -m benchmarks.failover

@@ -1,23 +1,28 @@
-"""The embedded Store against lmdb, one call at a time on one thread: nanoseconds per call.
+"""The embedded Store against lmdb and sqlite: nanoseconds per call, in one run, on disk and tmpfs.
 
-Both are measured in turns, A B A B, in one run; medians, their ratio and its spread are printed.
-MemFirst is compared with lmdb that does not sync, DiskFirst with lmdb that does; lmdb puts once per
-transaction. lmdb reads twice: in a transaction for each get, which sees the newest value as a Store
-does, and in one that stays open, which does not. What limits it: a Python loop around each call
-(about 20 ns, in all of them); the processor's caches, for keys are read in random order (more
---keys: slower); and with DiskFirst the disk.
+All are measured in turns, A B C A B C; medians, ratios and their spread are printed. DiskFirst is
+compared with lmdb and sqlite (WAL, synchronous=FULL) that sync each transaction, MemFirst with
+those that do not; both put once per transaction. lmdb reads twice: in a transaction for each get,
+which sees the newest value as a Store does, and in one that stays open, which does not. The puts of
+100 threads are compared with those of one thread of lmdb, which takes one writer. What limits it: a
+Python loop around each call (about 20 ns, in all of them); the processor's caches, for keys are
+read in random order (more --keys: slower); and with DiskFirst the disk.
 """
 
 import math
 import os
 import random
+import sqlite3
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lmdb
@@ -29,7 +34,14 @@ from benchmarks.common import arguments, console, machine, report, scratch, tabl
 from dengine.config import Strategy
 
 MAP_BYTES = 4 << 30             # of lmdb's sparse file
-GOAL_NS = {("MemFirst", "put"): 2500.0, ("MemFirst", "get"): 250.0}
+THREADS = 100
+TMPFS = Path("/dev/shm")
+PUT, GET, OPEN_GET, MANY = "put", "get", "get, open txn", f"put, {THREADS} threads"
+# times as fast as the peer, on the disk
+GOALS = {
+    ("DiskFirst", PUT): {"lmdb": 2.0, "sqlite": 2.0}, ("DiskFirst", MANY): {"lmdb": 25.0},
+    ("MemFirst", PUT): {"lmdb": 1.5}, ("MemFirst", GET): {"lmdb": 3.0},
+}
 Calls = dict[str, Callable[[list[bytes]], object]]     # each calls once per key
 
 
@@ -45,7 +57,15 @@ def dengine_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Call
             for key in keys:
                 store[key]
 
-        yield {"put": put, "get": get, "get, open transaction": get}
+        def many(keys: list[bytes]) -> None:
+            threads = [threading.Thread(target=put, args=(keys[i::THREADS],))
+                       for i in range(THREADS)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+        yield {PUT: put, MANY: many, GET: get, OPEN_GET: get}
 
 
 @contextmanager
@@ -68,13 +88,61 @@ def lmdb_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
                 for key in keys:
                     transaction.get(key)
 
-        yield {"put": put, "get": get, "get, open transaction": get_open}
+        yield {PUT: put, MANY: put, GET: get, OPEN_GET: get_open}
+
+
+@contextmanager
+def sqlite_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if strategy == 'DiskFirst' else 'OFF'}")
+        connection.execute("CREATE TABLE kv (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+
+        def put(keys: list[bytes]) -> None:
+            for key in keys:
+                connection.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (key, value))
+
+        def get(keys: list[bytes]) -> None:
+            for key in keys:
+                connection.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
+
+        yield {PUT: put, GET: get}
+
+
+OURS = "dengine"
+CONTENDERS = {OURS: dengine_calls, "lmdb": lmdb_calls, "sqlite": sqlite_calls}
+
+
+@dataclass
+class Row:
+    """One operation: of each contender the nanoseconds a call of each round."""
+
+    strategy: Strategy
+    op: str
+    place: str                          # "disk" or "tmpfs"
+    ns: dict[str, list[float]]
+    device: float                       # bytes that the device got a second, in our puts
+
+    def ratios(self, peer: str) -> list[float]:
+        return [b / a for a, b in zip(self.ns[OURS], self.ns[peer], strict=True)]
+
+    def shown(self, peer: str) -> str:
+        if peer not in self.ns:
+            return ""
+        r = self.ratios(peer)
+        return f"{median(r):.2f} ({min(r):.2f}–{max(r):.2f})"
+
+    @property
+    def goal(self) -> str:
+        goals = GOALS.get((self.strategy, self.op), {}) if self.place == "disk" else {}
+        return ", ".join(f"{'met' if median(self.ratios(p)) >= g else 'MISSED'} {g:g}x"
+                         for p, g in goals.items() if p in self.ns)
 
 
 def ns_per_call(call: Callable[[list[bytes]], object], keys: list[bytes], seconds: float) -> float:
     """Over whole slices of the keys, for at least `seconds`."""
     calls = 0
-    size = max(1, len(keys) // 100)
+    size = max(1, len(keys) // 10)
     began = time.perf_counter_ns()
     while (spent := time.perf_counter_ns() - began) < seconds * 1e9:
         at = calls % len(keys)
@@ -108,46 +176,52 @@ def resources(options: Namespace, directory: Path, strategy: Strategy) -> dict[s
     value = bytes(options.value_bytes)
     with dengine_calls(directory / "resources", strategy, value) as calls:
         memory, device = anonymous_bytes(), device_bytes(directory)
-        calls["put"](keys)
+        calls[PUT](keys)
         memory, device = anonymous_bytes() - memory, device_bytes(directory) - device
     if strategy == "DiskFirst":
         return {"device bytes per sync": device / count}
     return {"resident bytes per key": memory / count, "device bytes per put": device / count}
 
 
-def compare(options: Namespace, directory: Path, strategy: Strategy) -> list[dict[str, Any]]:
+def compare(options: Namespace, place: str, directory: Path, strategy: Strategy) -> list[Row]:
     keys = [f"k{i:07d}".encode() for i in range(options.keys)]
-    if strategy == "DiskFirst":
-        keys = keys[:1000]
     value = bytes(options.value_bytes)
-    samples: dict[str, list[tuple[float, float]]] = {}
+    names = [n for n in CONTENDERS if n in options.peers.split(",") or n == OURS]
+    rows: dict[str, Row] = {}
     with (
-        dengine_calls(directory / "dengine", strategy, value) as ours,
+        dengine_calls(directory / OURS, strategy, value) as ours,
         lmdb_calls(directory / "lmdb", strategy, value) as theirs,
+        sqlite_calls(directory / "sqlite", strategy, value) as others,
     ):
-        for calls in (ours, theirs):
-            calls["put"](keys)                  # each key exists before anything is measured
+        calls = {OURS: ours, "lmdb": theirs, "sqlite": others}
+        for name in names:                      # each key exists before anything is measured
+            calls[name][PUT](keys[:1000] if strategy == "DiskFirst" else keys)
+        if strategy == "DiskFirst":
+            keys = keys[:1000]
         random.Random(1).shuffle(keys)
         for turn in range(options.rounds):
             for op in ours:
-                with console.status(f"{strategy}, {op}, round {turn + 1}"):
-                    a, b = (ns_per_call(c[op], keys, options.seconds) for c in (ours, theirs))
-                samples.setdefault(op, []).append((a, b))
-    return [_row(strategy, op, pairs) for op, pairs in samples.items()]
+                row = rows.setdefault(op, Row(strategy, op, place, {}, math.nan))
+                for name in (n for n in names if op in calls[n]):
+                    with console.status(f"{strategy}, {place}, {op}, {name}, round {turn + 1}"):
+                        before, began = device_bytes(directory), time.perf_counter()
+                        row.ns.setdefault(name, []).append(
+                            ns_per_call(calls[name][op], keys, options.seconds))
+                        if name == OURS and op in (PUT, MANY):
+                            row.device = (device_bytes(directory) - before) / (
+                                time.perf_counter() - began)
+    return list(rows.values())
 
 
-def _row(strategy: Strategy, op: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    ratios = [b / a for a, b in pairs]
-    mine, other = median(a for a, _ in pairs), median(b for _, b in pairs)
-    goal = GOAL_NS.get((strategy, op))
-    verdict = ""
-    if goal:
-        met = mine <= goal and other >= mine
-        verdict = f"{'met' if met else 'MISSED'}: {goal:,.0f} ns, 1x"
-    return {
-        "strategy": strategy, "op": op, "dengine_ns": mine, "lmdb_ns": other,
-        "ratio": median(ratios), "lowest": min(ratios), "highest": max(ratios), "goal": verdict,
-    }
+def opening(directory: Path) -> float:
+    """Seconds to open a new Store; the median of some."""
+    took = []
+    for i in range(20):
+        began = time.perf_counter()
+        store = dengine.open(directory / f"new{i}")
+        took.append(time.perf_counter() - began)
+        store.close()
+    return median(took)
 
 
 def main() -> None:
@@ -156,31 +230,38 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
     parser.add_argument("--keys", type=int, default=10_000)
     parser.add_argument("--value-bytes", type=int, default=256)
+    parser.add_argument("--peers", default="lmdb,sqlite")
     parser.add_argument("--strategy", choices=["MemFirst", "DiskFirst", "both"], default="both")
     options = parser.parse_args()
     both: list[Strategy] = ["MemFirst", "DiskFirst"]
     shown = table(
-        f"Store and lmdb {lmdb.__version__}, values of {options.value_bytes} B, "
-        f"{options.keys} keys of 8 B",
-        "-strategy", "-operation", "dengine ns", "lmdb ns", "times as fast", "-goal",
+        f"Store, lmdb {lmdb.__version__} and sqlite {sqlite3.sqlite_version}, values of "
+        f"{options.value_bytes} B, {options.keys} keys of 8 B",
+        "-strategy", "-operation", "-on", "ns", "MB/s", "times lmdb", "times sqlite", "-goal",
     )
-    figures: list[dict[str, Any]] = []
     notes = []
-    for strategy in both if options.strategy == "both" else [options.strategy]:
-        with scratch(options) as directory:
-            used = resources(options, directory, strategy)
-            rows = compare(options, directory, strategy)
-        notes.append(f"{strategy}: " + ", ".join(f"{v:,.0f} {k}" for k, v in used.items()))
-        figures += [*rows, {"strategy": strategy} | used]
-        for r in rows:
-            spread = f"{r['ratio']:.2f} ({r['lowest']:.2f}–{r['highest']:.2f})"
-            shown.add_row(
-                strategy, r["op"], f"{r['dengine_ns']:,.0f}", f"{r['lmdb_ns']:,.0f}", spread,
-                r["goal"],
-            )
-            console.print(f"{strategy} {r['op']}: {r['dengine_ns']:,.0f} ns, {spread}")
+    rows: list[Row] = []
+    with scratch(options) as directory, TemporaryDirectory(dir=TMPFS) as memory:
+        for strategy in both if options.strategy == "both" else [options.strategy]:
+            (directory / strategy).mkdir()
+            used = resources(options, directory / strategy, strategy)
+            notes.append(f"{strategy}: " + ", ".join(f"{v:,.0f} {k}" for k, v in used.items()))
+            for place, at in (("disk", directory / strategy), ("tmpfs", Path(memory) / strategy)):
+                at.mkdir(exist_ok=True)
+                rows += compare(options, place, at, strategy)
+        opened = opening(directory)
+    verdict = "met" if opened <= 0.020 else "MISSED"
+    notes.append(f"a new Store opens in {1000 * opened:.1f} ms ({verdict}: 20 ms)")
+    for row in sorted(rows, key=lambda r: (r.strategy, r.op)):
+        shown.add_row(
+            row.strategy, row.op, row.place, f"{median(row.ns[OURS]):,.0f}",
+            "" if math.isnan(row.device) else f"{row.device / 1e6:.1f}", row.shown("lmdb"),
+            row.shown("sqlite"), row.goal)
     console.print(shown, *notes, machine(), sep="\n")
-    report(options, figures)
+    figures: list[dict[str, Any]] = [
+        {"strategy": r.strategy, "op": r.op, "place": r.place, "ns": r.ns, "device": r.device}
+        for r in rows]
+    report(options, [*figures, {"opening_s": opened}])
 
 
 if __name__ == "__main__":
