@@ -88,6 +88,7 @@ bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(RUN) -m benchmarks.snapshots
 	$(RUN) -m benchmarks.sustained
 	$(RUN) -m benchmarks.install
+	$(RUN) -m benchmarks.durability
 	$(RUN) -m benchmarks.cluster --mode embedded
 	$(RUN) -m benchmarks.cluster --mode http
 	$(RUN) -m benchmarks.failover

@@ -203,13 +203,17 @@ class Embedded:
         return answer
 
     def measure(self, load: Load) -> Figure:
+        return Figure(**self.ask(load)["figure"])
+
+    def ask(self, load: Load) -> dict[str, Any]:
+        """What embedded.py answers."""
         stdin = self.children[self.leader].stdin
         assert stdin
         print(json.dumps(asdict(load)), file=stdin, flush=True)
         answer = self._read(self.leader, load.seconds + START_S)
         if answer["leader"] != self.leader:
             raise RuntimeError("the leader changed under load: no figure for this run")
-        return Figure(**answer["figure"])
+        return answer
 
 
 def embedded(options: argparse.Namespace, directory: Path) -> list[Row]:

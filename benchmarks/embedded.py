@@ -3,10 +3,11 @@
     python benchmarks/embedded.py CONFIG own|current
 
 opens an Engine, prints {"leader": id} and then answers each line of its input, a Load, with one
-line: the leader and a Figure. It ends with its input. `clients` tasks await one call after the
-other on uvloop. What limits it: the tasks and the node's own thread share one interpreter, so this
-is what an application with nothing else to do gets. A lease read that need not wait does not yield
-either, so one task runs after the other. An eventual read is a plain call, timed in batches.
+line: the leader, a Figure, and how many syncs and commits that took. It ends with its input.
+`clients` tasks await one call after the other on uvloop. What limits it: the tasks and the node's
+own thread share one interpreter, so this is what an application with nothing else to do gets. A
+lease read that need not wait does not yield either, so one task runs after the other. An eventual
+read is a plain call, timed in batches.
 """
 
 import asyncio
@@ -88,8 +89,13 @@ async def main() -> None:
         await engine.wait_leader()
         print(json.dumps({"leader": engine.leader}), flush=True)
         while order := await asyncio.to_thread(sys.stdin.readline):
+            before = engine.status()
             figure = await run(engine, Load(**json.loads(order)))
-            print(json.dumps({"leader": engine.leader, "figure": asdict(figure)}), flush=True)
+            after = engine.status()
+            print(json.dumps({
+                "leader": engine.leader, "figure": asdict(figure),
+                "syncs": after["counters"]["syncs"] - before["counters"]["syncs"],
+                "commits": after["commit"] - before["commit"]}), flush=True)
 
 
 if __name__ == "__main__":
