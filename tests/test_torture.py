@@ -1,4 +1,4 @@
-"""A short form of `make torture`: power cuts, damaged files and kill -9 under load.
+"""A short form of `make torture`: power cuts, damaged files, failing disks, kill -9, under load.
 
 Power cuts need root, namespaces and loop devices; kills the modules of `make mutants`.
 """
@@ -44,6 +44,11 @@ def test_damaged_files(tmp_path, kind, blows):
     verdict = torture(tmp_path, "repairs", kind, blows)
     assert verdict["blows"] + verdict["void"] == blows
     assert verdict["looked"] > 0
+
+
+@pytest.mark.parametrize(("kind", "blows"), [("failed sync", 2), ("stalled disk", 1)])
+def test_disks_that_fail(tmp_path, kind, blows):
+    assert torture(tmp_path, "disks", kind, blows)["blows"] == blows
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())

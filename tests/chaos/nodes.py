@@ -48,6 +48,7 @@ class Node:
     boots: int = 0
     boot_offset_s: int = 0
     tree: Path = ROOT               # whose dengine it runs
+    environment: dict[str, str] = field(default_factory=dict)
     journal: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -84,7 +85,7 @@ class Node:
         """A new process; `more` goes into its environment."""
         assert self.process is None, f"node {self.id} runs already"
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DENGINE__")}
-        environment |= {"PYTHONPATH": str(self.tree), **more}
+        environment |= {"PYTHONPATH": str(self.tree), **self.environment, **more}
         if self.wall_library:
             environment |= {"LD_PRELOAD": str(self.wall_library),
                             "CHAOS_WALL": str(self.directory / "wall")}

@@ -1,4 +1,4 @@
-"""Torture on real processes and disks: power cuts, kill -9 and damaged files, a campaign of runs.
+"""Torture on real processes: power cuts, kill -9, damaged files, failing disks; a campaign of runs.
 
     python -m tests.torture --minutes 60            seeds 1, 2, ... of each kind in turns
     python -m tests.torture cuts --only "MemFirst, all" --from 10 --runs 2
@@ -25,7 +25,7 @@ from pathlib import Path
 from tests.chaos.ground import go_inside, missing, obey_signals, scratch
 from tests.chaos.net import Network
 from tests.proofs import add, merged
-from tests.torture import cuts, kills, repairs
+from tests.torture import cuts, disks, kills, repairs
 from tests.torture.run import Run, Verdict
 from tests.trees import ROOT, build
 
@@ -33,7 +33,8 @@ PREFIX = "dengine-torture-"
 KEPT = ROOT / "logs" / "torture"
 # What there is, by the first word of a command; blows in a run.
 KINDS = {"cuts": cuts.KINDS, "kills": {"kills": 25},
-         "repairs": {"repairs": 10, "only holder": 5}}
+         "repairs": {"repairs": 10, "only holder": 5},
+         "disks": {"failed sync": 10, "stalled disk": 10}}
 STRATEGIES = ("DiskFirst", "MemFirst")      # by the seed, where the kind does not say it
 BOUND_S = 900.0             # of a run
 
@@ -70,7 +71,8 @@ def runs(chosen: argparse.Namespace) -> Iterator[tuple[int, str]]:
 def make(kind: str, seed: int, root: Path, network: Network | None) -> Run:
     if network:
         return cuts.Cuts(kind, seed, kind.partition(",")[0], root, network)
-    of = {"kills": kills.Kills, "repairs": repairs.Repairs, "only holder": repairs.OnlyHolder}
+    of = {"kills": kills.Kills, "repairs": repairs.Repairs, "only holder": repairs.OnlyHolder,
+          "failed sync": disks.FailedSync, "stalled disk": disks.StalledDisk}
     return of[kind](kind, seed, STRATEGIES[seed % 2], root, None)
 
 
@@ -134,7 +136,7 @@ def campaign(chosen: argparse.Namespace, directory: Path, verdicts: list[Verdict
         if (len(verdicts) == chosen.runs if chosen.runs is not None
                 else time.monotonic() - begun > 60 * chosen.minutes):
             break
-        root = directory / f"{kind.replace(', ', '-')}-{seed}"
+        root = directory / f"{kind.replace(',', '').replace(' ', '-')}-{seed}"
         root.mkdir()
         verdict = one(kind, seed, root, chosen.blows)
         verdicts.append(verdict)
