@@ -39,6 +39,7 @@ class Run:
         self.healed = False
         self.apart = (-1, -1)                   # two nodes of which one does not hear the other
         self.down = -1                          # the node that stays dead, whoever would start it
+        self.slow = -1                          # the node whose disk finishes nothing
 
     def __call__(self) -> Run:
         c, p = self.cluster, self.plan
@@ -216,7 +217,7 @@ class Run:
     def _heal(self) -> None:
         c = self.cluster
         self.healed = True
-        self.down = -1
+        self.down = self.slow = -1
         c.lose = c.repeat = c.reorder = c.corrupt = 0
         c.heal()
         for node in range(self.plan.nodes):
@@ -247,9 +248,9 @@ class Run:
                 if apart_us > SERVICE_US:
                     break
                 if late_us > SERVICE_US:
-                    if 2 * sum(s is not None and not s["recovering"]
-                               for s in c.states()) <= self.plan.nodes:
-                        break                   # no majority that forgot nothing
+                    if 2 * sum(s is not None and not s["recovering"] and i != self.slow
+                               for i, s in enumerate(c.states())) <= self.plan.nodes:
+                        break                   # no majority that forgot nothing and can vote
                     raise Violation(f"no service at node {node + 1} with {what}: {c.states()}")
                 if client.status != history.UNKNOWN:
                     c.run_for(50 * MS)
@@ -277,6 +278,7 @@ class Run:
             serving.remove(other)
         elif what == "slow disk":
             c.stall(other, 2 * SERVICE_US)
+            self.slow = other                   # it saves no vote either
             serving.remove(other)
         self._serve(serving, what)
         self._heal()
