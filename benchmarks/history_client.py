@@ -147,6 +147,9 @@ def take_answer(op: Operation, data: bytes) -> bool:
         if op.kind == "get" or b'"not_proposed"' in data or b'"too_many_connections"' in data:
             op.outcome = "refused"
         return True                             # stopped: a write may have been proposed
+    if status == b"507":                        # the disks are full: it was not proposed
+        op.outcome = "refused"
+        return True
     return status == b"504"
 
 

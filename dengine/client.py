@@ -25,6 +25,7 @@ ERRORS: dict[str | int, type[errors.Error]] = {
     "conflict": errors.ConflictError,
     "too_large": errors.TooLargeError,
     "not_proposed": errors.NotProposedError,
+    "no_space": errors.NoSpaceError,
     "overloaded": errors.NotProposedError,
     "unavailable": errors.UnavailableError,
     "outcome_unknown": errors.OutcomeUnknownError,

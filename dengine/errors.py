@@ -4,6 +4,7 @@
     ├── ConfigError           a configuration is wrong: file, key, value, fix; nothing was opened
     ├── RequestError          this request was refused; the node and all other data are untouched
     │   ├── TooLargeError     a key or value is over its limit
+    │   ├── NoSpaceError      the disk is full: make room, no restart is needed
     │   └── ConflictError     a compare failed; `revision` is the key's, 0 where it does not exist
     ├── UnavailableError      no leader was reached before the deadline
     │   ├── NotProposedError  a write reached no leader: nothing was changed, safe to repeat
@@ -40,6 +41,11 @@ class RequestError(Error):
 
 class TooLargeError(RequestError):
     """A key or value is over its limit."""
+
+
+class NoSpaceError(RequestError):
+    """The disks of a majority (of a node alone: its own) are full. Writes are taken again as soon
+    as there is room."""
 
 
 class ConflictError(RequestError):

@@ -100,6 +100,11 @@ class Findings:
         if name.endswith(".seg.new"):
             self.say(Severity.FINE, f"log/{name}", "a segment that was not prepared to its end; "
                      "the next start removes it")
+        elif name == "reserve":
+            self.say(Severity.FINE, f"log/{name}", "zeros, the next segment where the disk is full")
+        elif name == "reserve.new":
+            self.say(Severity.FINE, f"log/{name}", "a reserve that was not prepared to its end; "
+                     "the next start removes it")
         elif name.endswith(".seg.corrupt"):
             self.say(Severity.FINE, f"log/{name}", "kept from a damaged log; nothing reads it")
         elif not SEGMENT_NAME.fullmatch(name):

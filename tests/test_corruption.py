@@ -15,7 +15,7 @@ from dengine.findings import Severity
 from dengine.judge import Examination
 from tests.sim.disk import Disk
 from tests.torture.corrupt import PUTS, Bench, Damage, Table, torture, victims
-from tests.torture.directories import SEGMENT, Victim, fill, loaded, small_store, victim
+from tests.torture.directories import CAPACITY, Victim, fill, loaded, small_store, victim
 from tests.torture.start import PATH, names_of, reader_of, start
 
 STEP = 1009             # a prime: all bits of a byte, and all parts of a page, have their turn
@@ -28,7 +28,7 @@ def all_victims(tmp_path_factory: pytest.TempPathFactory) -> list[Victim]:
 
 def test_check_of_what_is_not_damaged(all_victims: list[Victim]) -> None:
     for v in all_victims:
-        disk = Disk(1, 4 * SEGMENT)
+        disk = Disk(1, CAPACITY)
         loaded(v.files, disk)
         found = Examination(reader_of(disk), PATH.encode()).judge(*names_of(disk))
         expected = Severity.REPAIRABLE if v.name.endswith("killed") else Severity.FINE
@@ -50,7 +50,7 @@ def test_a_block_that_cannot_be_read(all_victims: list[Victim]) -> None:
     """Each read fails once: `check` names file and offset, and the start refuses as well."""
     v = all_victims[0]
     for nth in range(1, 8):
-        disk = Disk(1, 4 * SEGMENT)
+        disk = Disk(1, CAPACITY)
         loaded(v.files, disk)
         disk.fail("read", nth, errno.EIO)
         found = Examination(reader_of(disk), PATH.encode()).judge(*names_of(disk))

@@ -75,9 +75,9 @@ def kept(directory: Path) -> int:
     ("MemFirst", "flush.sync:3", 1), ("DiskFirst", "turn.apply:9", 1),
     ("MemFirst", "turn.apply:9", 1), ("DiskFirst", "turn.tell:99", 1),
     ("DiskFirst", "meta.slot:1", 0), ("DiskFirst", "meta.slot:2", 0),
-    ("DiskFirst", "prepare.renamed:1", 0), ("MemFirst", "prepare.renamed:2", 40),
+    ("DiskFirst", "prepare.renamed:1", 0), ("MemFirst", "prepare.renamed:3", 40),
     ("MemFirst", "recovery.tidy:1", 0),
-    ("DiskFirst", "prepare.write:2", 0), ("MemFirst", "prepare.write:30", 0),
+    ("DiskFirst", "prepare.write:2", 0), ("MemFirst", "prepare.write:90", 0),
     *((strategy, f"{point}:{nth}", least) for strategy in ("DiskFirst", "MemFirst")
       for point, nth, least in (
           ("snapshot.create", 2, 30), ("snapshot.write", 5, 20), ("snapshot.sync", 2, 30),

@@ -47,43 +47,71 @@ def store(directory: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
 
 # ---------------------------------------------------------------------------------------- full disk
 FULL = """
-import os, resource, sys
+import resource, sys, time
 import dengine
-from dengine import errors
+from dengine.errors import NoSpaceError
 directory, strategy = sys.argv[1:]
-resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, 3 << 20))
+def allow(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def refused(*calls):
+    for call in calls * 3:
+        try:
+            call()
+        except NoSpaceError as error:
+            assert "nothing was written" in str(error), error
+        else:
+            raise AssertionError(call)
+allow(4 << 20)
 s = dengine.open(directory, strategy=strategy)
-acknowledged = 0
+n = 0
 try:
-    for i in range(1000):
-        s[b"%d" % i] = b"v" * 10000
-        acknowledged = i + 1
-except errors.OutcomeUnknownError as error:
-    assert isinstance(error.__cause__, errors.StorageError), error.__cause__
-    assert "File too large" in str(error) and "may be applied" in str(error), error
-except errors.StorageError as error:
-    assert "File too large" in str(error), error
-assert 50 < acknowledged < 1000, acknowledged
-for call in (lambda: s[b"0"], lambda: s.put(b"k", b""), lambda: len(s), s.items, s.check,
-             lambda: s.revision, lambda: s.delete(b"0"), lambda: b"0" in s) * 3:
+    while n < 2000:
+        s[b"%d" % n] = b"v" * 10000
+        n += 1
+except NoSpaceError:
+    allow(1 << 20)
+assert 50 < n < 2000, n
+refused(lambda: s.put(b"k", b""), lambda: s.delete(b"0"), lambda: s.__setitem__(b"k", b""))
+assert len(s) == n and b"k" not in s and s[b"0"] == b"v" * 10000
+allow(resource.RLIM_INFINITY)
+until = time.monotonic() + 10
+while True:
     try:
-        call()
-    except errors.StorageError as error:
-        assert "the node stops" in str(error), error
-    else:
-        raise AssertionError(call)
+        s[b"%d" % n] = b"v" * 10000
+        break
+    except NoSpaceError:
+        assert time.monotonic() < until, "the room is not noticed"
+        time.sleep(0.01)
+for n in range(n + 1, n + 1001):
+    s[b"%d" % n] = b"v" * 10000
 s.close()
-print(acknowledged)
+print(n + 1)
 """
 
 
 @pytest.mark.parametrize("strategy", ["DiskFirst", "MemFirst"])
-def test_a_full_disk_stops_the_store_and_loses_nothing(directory: Path, strategy: Any) -> None:
+def test_a_full_disk_refuses_writes_until_it_has_room(directory: Path, strategy: Any) -> None:
     code, out, err = finish(child(FULL, directory, strategy))
     assert (code, err) == (0, "")
     with dengine.open(directory) as store:
-        assert int(out) <= len(store) <= int(out) + 1
+        assert len(store) == int(out)
         assert all(store[b"%d" % i] == b"v" * 10000 for i in range(int(out)))
+
+
+def test_a_store_that_cannot_even_begin_says_so(directory: Path) -> None:
+    code, _, err = finish(child("""
+import resource, sys
+import dengine
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    dengine.open(sys.argv[1])
+except dengine.errors.StorageError as error:
+    assert "given a new segment: " in str(error), error
+    sys.exit(3)
+""", directory))
+    assert (code, err) == (3, "")
+    with dengine.open(directory) as store:
+        store["a"] = "1"
 
 
 # --------------------------------------------------------------------------------------------- fork
@@ -342,12 +370,54 @@ def test_a_forgotten_store_closes_itself(directory: Path) -> None:
         assert again["k"] == b"v"
 
 
+BROKEN = """
+import os, sys
+import dengine
+from dengine import errors
+s = dengine.open(sys.argv[1])
+s["a"] = "1"
+null = os.open("/dev/null", os.O_RDONLY)
+for fd in map(int, os.listdir("/proc/self/fd")):
+    try:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(".seg"):
+            os.dup2(null, fd)
+    except FileNotFoundError:
+        pass
+try:
+    s["b"] = "2"
+except errors.OutcomeUnknownError as error:
+    assert isinstance(error.__cause__, errors.StorageError), error.__cause__
+    assert "may be applied" in str(error), error
+def call():
+    try:
+        s.get(b"a")
+    except errors.StorageError as error:
+        assert "the node stops" in str(error), error
+    else:
+        raise AssertionError
+for other in (lambda: s.put(b"k", b""), lambda: len(s), s.items, s.check, lambda: s.revision,
+              lambda: s.delete(b"a"), lambda: b"a" in s):
+    try:
+        other()
+    except errors.StorageError:
+        continue
+    raise AssertionError(other)
+call()
+"""
+
+
+def test_a_store_whose_disk_failed_refuses_every_call(directory: Path) -> None:
+    assert finish(child(BROKEN, directory)) == (0, "", "")
+
+
 def test_an_error_that_is_raised_often_keeps_no_frames(directory: Path) -> None:
-    code, out, err = finish(child(
-        FULL + "import gc, tracemalloc\ntracemalloc.start()\n"
-        "def call():\n    try: s.get(b'k')\n    except errors.Error: pass\n"
-        "for _ in range(100): call()\nbefore = tracemalloc.get_traced_memory()[0]\n"
-        "for _ in range(10000): call()\n"
-        "print(tracemalloc.get_traced_memory()[0] - before < 100000)", directory, "MemFirst"))
+    code, out, err = finish(child(BROKEN + """
+import gc, tracemalloc
+tracemalloc.start()
+for _ in range(100): call()
+before = tracemalloc.get_traced_memory()[0]
+for _ in range(10000): call()
+print(tracemalloc.get_traced_memory()[0] - before < 100000)
+""", directory))
     assert (code, err) == (0, "")
     assert out.endswith("True\n")

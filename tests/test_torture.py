@@ -46,7 +46,8 @@ def test_damaged_files(tmp_path, kind, blows):
     assert verdict["looked"] > 0
 
 
-@pytest.mark.parametrize(("kind", "blows"), [("failed sync", 2), ("stalled disk", 1)])
+@pytest.mark.parametrize(("kind", "blows"), [("failed sync", 2), ("stalled disk", 1),
+                                             ("full disk", 2)])
 def test_disks_that_fail(tmp_path, kind, blows):
     assert torture(tmp_path, "disks", kind, blows)["blows"] == blows
 

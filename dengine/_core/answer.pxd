@@ -39,6 +39,7 @@ cpdef enum Problem:
     HAS_STOPPED
     TOO_MANY_CONNECTIONS
     OUTCOME_UNKNOWN
+    DISK_FULL
     PROBLEMS                    # how many
 
 cdef enum Persistence:          # what the answer says of the connection

@@ -131,13 +131,18 @@ ROWS = {
         504, "outcome_unknown",
         "The write was proposed but not confirmed before its deadline: it may or may not be"
         " applied, now or later. Read the key before repeating it"),
+    Problem.DISK_FULL: (
+        507, "no_space",
+        f"The disks of a majority of the nodes are full. {SAFE} Make room on them, no restart is"
+        " needed, and repeat",
+        "Retry-After: 1\r\n"),
 }
 
 REASONS = {
     400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
     412: "Precondition Failed", 413: "Content Too Large", 414: "URI Too Long",
     417: "Expectation Failed", 431: "Request Header Fields Too Large",
-    503: "Service Unavailable", 504: "Gateway Timeout",
+    503: "Service Unavailable", 504: "Gateway Timeout", 507: "Insufficient Storage",
 }
 
 # Of each problem: its status line, its other headers, its body without the closing brace.
@@ -149,8 +154,9 @@ cdef const char *HEX = "0123456789abcdef"
 
 
 # What a Waiter is told, as a Problem, in the order of Status.
-cdef uint8_t[7] PROBLEM_OF = [
-    NONE, NO_KEY, CONFLICTED, PROPOSED_NOTHING, OUTCOME_UNKNOWN, NO_LEADER, HAS_STOPPED]
+cdef uint8_t[8] PROBLEM_OF = [
+    NONE, NO_KEY, CONFLICTED, PROPOSED_NOTHING, OUTCOME_UNKNOWN, NO_LEADER, HAS_STOPPED,
+    DISK_FULL]
 
 
 # ------------------------------------------------------------------------------------ answers

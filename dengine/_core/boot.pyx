@@ -103,6 +103,7 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     if found.corrupt and not MUTANT(113):
         turn.meta.doubt()
     scan.finish()
+    turn.log.keep_reserve()
     turn.checkpoint.tidy(turn.log.first())
     turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
     turn.notes = notes + found.notes
@@ -294,6 +295,7 @@ def status(Turn turn not None) -> dict:
         "revision": turn.kv.revision,
         "keys": turn.kv.count,
         "recovering": turn.raft.doubt,
+        "disk_full": turn.log.full,
         "formed": turn.raft.formed,
         "diverged": turn.raft.diverged,
         "lease_ms": (until - now) // 1000 if turn.raft.role == LEADER and until > now else 0,
@@ -313,6 +315,7 @@ cdef dict counters(Turn turn):
         "log_bytes_written": turn.log.bytes_written,
         "log_stalls": turn.log.stalls,
         "log_stall_us": turn.log.stall_us,
+        "log_disk_full": turn.log.fulls,
         "syncs": load_acquire(&turn.log.marks.syncs),
         "sync_bytes": load_acquire(&turn.log.marks.sync_bytes),
         "sync_us": load_acquire(&turn.log.marks.sync_us),

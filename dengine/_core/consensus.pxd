@@ -23,6 +23,8 @@ cdef enum MessageFlags:
     # MSG_HEARD: prev did not match; index, index_term say where to go on
     REJECTED = 8
     DIVERGED = 16               # MSG_HEARD: equal (index, term), other crc
+    FULL = 32                   # MSG_HEARD: the disk has no room beyond a reserve
+    PACKED = 64                 # MSG_HEARD: nor that; the entries of an append were left out
 
 cdef enum:
     # an election each millisecond for 8,000 years; above it a frame is rubbish

@@ -191,6 +191,9 @@ cdef int prepare(Job *job, const Io *io) noexcept nogil:
     if error == 0:
         error = FAILPOINT(b"prepare.renamed") or (
             0 if MUTANT(38) else -io.sync_dir(io.ctx, job.directory))
+    if error:                                   # at once: the disk may be full of it
+        io.unlink(io.ctx, job.path)
+        io.close(io.ctx, job.fd)
     return error
 
 

@@ -5,7 +5,7 @@ acknowledgements of a data directory that the configuration does not name, comma
 """
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Reader, Record,
                                   command_decode, padded, record_check, read_from, take_bytes,
@@ -16,11 +16,11 @@ from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.transfer cimport Offer
-from dengine._core.types cimport PAGE, RECORD_HEADER, RUNS, Waiter, unlikely
+from dengine._core.types cimport NO_SPACE, PAGE, RECORD_HEADER, RUNS, SMALL, Waiter, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH,
                                  FRAME_FORWARD, FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO,
                                  FRAME_OFFER, FRAME_PIECE, FRAME_READ, FRAME_REFUSED, FRAME_VOTE,
-                                 LEASE_READ, PROTOCOL, Outbox, PieceFields, append_decode,
+                                 LEASE_READ, NO_ROOM, PROTOCOL, Outbox, PieceFields, append_decode,
                                  message_decode, piece_decode)
 
 from dengine.errors import InvariantError
@@ -146,9 +146,10 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef const Record *r
     cdef uint32_t prev_crc, crc
     cdef uint64_t i, term
-    cdef size_t left
+    cdef size_t left, size
     if append_decode(f, turn.members.id[slot], &m, &prev_crc, &records, &left):
         return "an append with fields that do not fit"
+    size = left
     if m.term > TERM_MAX or (m.index == 0) != (m.index_term == 0):
         return "an append with impossible terms"
     if turn.raft.formed and not turn.counts(slot):
@@ -179,9 +180,21 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
             and turn.raft.terms.at(m.index) == m.index_term
             and turn.log.crc_at(m.index) != prev_crc and not MUTANT(48)):
         m.flags |= DIVERGED
+    if unlikely(turn.log.full) and m.term >= turn.raft.term:
+        leave_out(turn, &m, size)
     turn.raft.step(&m, now)
     keep(turn, records, &m)
     return None
+
+
+cdef int leave_out(Turn turn, Message *m, size_t size) except -1:
+    """Entries that the full disk does not take: what is left of the append is a heartbeat."""
+    cdef bint cut = turn.raft.conflicts(m)
+    if (cut or m.index + m.count > turn.raft.last) and not turn.log.takes(size, cut):
+        turn.raft.packed = True
+        m.count = 0
+        m.run_count = 0
+    return 0
 
 
 cdef int keep(Turn turn, const char *records, const Message *m) except -1:
@@ -212,6 +225,7 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef const char *command
     cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin and (
         turn.raft.commit < turn.raft.noop or turn.raft.leads(now))      # else it may be cut off
+    cdef bint room = not turn.log.full and not turn.raft.no_space()
     cdef list refused = []
     read_from(&r, f.body, f.size)
     n = take_u32(&r)
@@ -223,12 +237,13 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
             return "a forwarded write that is no command"
         if c.op == REGISTER and c.node != turn.members.id[slot]:
             return f"a session of node {c.node}, which it is not"
-        if not leads:
+        if not leads or not (room or (c.op == REGISTER and n == 1
+                                      and turn.log.takes(SMALL, False))):
             refused.append(c.sequence)
     if r.bad or r.at != r.end:
         return "a batch of forwarded writes with bytes that do not fit"
-    if not leads:
-        return refuse(turn, slot, refused)
+    if refused:
+        return refuse(turn, slot, NO_ROOM if leads else 0, refused)
     read_from(&r, f.body, f.size)
     take_u32(&r)
     for _ in range(n):
@@ -239,9 +254,9 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
     return None
 
 
-cdef object refuse(Turn turn, int slot, list sequences):
+cdef object refuse(Turn turn, int slot, uint8_t why, list sequences):
     cdef Outbox box = <Outbox>turn.boxes[slot]
-    box.begin(FRAME_REFUSED, 0, turn.raft.term)
+    box.begin(FRAME_REFUSED, why, turn.raft.term)
     box.put_u32(<uint32_t>len(sequences))
     for sequence in sequences:
         box.put_u64(sequence)
@@ -250,7 +265,8 @@ cdef object refuse(Turn turn, int slot, list sequences):
 
 
 cdef object on_refused(Turn turn, const Frame *f):
-    """These were not proposed: they wait for the next leader, in front of the younger ones."""
+    """These were not proposed: they wait for the next leader, in front of the younger ones; where
+    the leader has no room for them, whoever asked is told."""
     cdef Reader r
     cdef uint32_t n, _
     cdef PyObject *waiter
@@ -261,10 +277,14 @@ cdef object on_refused(Turn turn, const Frame *f):
         if r.bad:
             break
         waiter = turn.session.withdraw(take_u64(&r))
-        if waiter != NULL:
+        if waiter == NULL:
+            continue
+        if f.flags & NO_ROOM:
+            turn.results.add_waiter(<Waiter>waiter, NO_SPACE)
+        else:
             again.append(<object>waiter)
             turn.backlog_bytes += PyBytes_GET_SIZE((<Waiter>waiter).command)
-            Py_DECREF(<object>waiter)
+        Py_DECREF(<object>waiter)
     turn.backlog[turn.backlog_at:turn.backlog_at] = again
     return "a refusal with fields that do not fit" if r.bad or r.at != r.end else None
 

@@ -7,9 +7,9 @@ from libc.stdint cimport uint32_t
 
 from dengine._core.codec cimport DELETE, PUT, encode_delete, encode_put, text
 from dengine._core.kv cimport value_of
-from dengine._core.types cimport MISSING, OK, STOPPED, unlikely
+from dengine._core.types cimport MISSING, NO_SPACE, OK, STOPPED, unlikely
 
-from dengine.errors import ClosedError, ForkedError, OutcomeUnknownError
+from dengine.errors import ClosedError, ForkedError, NoSpaceError, OutcomeUnknownError
 
 cdef extern from "<semaphore.h>" nogil:
     int sem_init(sem_t *, int, unsigned int)
@@ -150,6 +150,9 @@ cdef class LocalStore:
 
     cdef int failed(self, Call call) except -1:
         cdef object failed = self.turn.failed
+        if call.status == NO_SPACE:
+            raise NoSpaceError("the disk is full: nothing was written; reads go on; make room and "
+                               "write again, the store need not be opened again")
         self.usable = False
         if call.status == STOPPED or self.forked:
             self.refuse()

@@ -65,6 +65,9 @@ cdef class Log(Segments):
     # Files of segments that are cut off go, once a mark on the disk names a newer one.
     cdef int bury(self) except -1
     cdef int finished(self, const Job *job, uint64_t now_us) except -1      # a job of the flusher's
+    # May records of `size` bytes be appended, behind a cut if one is due? A full disk gives what is
+    # prepared and the reserve.
+    cdef bint takes(self, size_t size, bint cut) noexcept
     # How far the own log counts for acknowledgements, by the durability table.
     cdef uint64_t durable(self, uint64_t now_us) noexcept
 

@@ -13,7 +13,8 @@ from dengine._core.flush cimport publish, write_all
 from dengine._core.memory cimport grown
 from dengine._core.segments cimport header_encode, measure, offset_of, segment_note
 from dengine._core.types cimport (DISK_FIRST, JOB_SYNC, JOB_WRITE, MEM_FIRST, PAGE, RECORD_HEADER,
-                                  WRITE_INLINE, iovec, unlikely)
+                                  RESERVE_NOOPS, SEGMENT_DATA, SMALL, WRITE_INLINE, iovec, likely,
+                                  unlikely)
 from dengine._core.watch cimport coarse_us
 
 from dengine.errors import InvariantError
@@ -383,6 +384,19 @@ cdef class Log(Segments):
                 self.synced = index
             self.unsynced_us = job.from_us if self.last > self.synced else 0
         return 0
+
+    cdef bint takes(self, size_t size, bint cut) noexcept:
+        cdef Segment *next = self.prepared if self.prepared != NULL else self.reserve
+        cdef Segment *active
+        cdef uint64_t room = 0
+        if likely(not self.full) or MUTANT(128):
+            return True
+        if next != NULL:
+            room = next.size - SEGMENT_DATA
+        if not cut and self.count and not self.must_roll:
+            active = self.segments[self.count - 1]
+            room = max(room, active.size - active.end)
+        return size + (0 if size <= SMALL else RESERVE_NOOPS) <= room
 
     cdef uint64_t durable(self, uint64_t now_us) noexcept:
         cdef uint64_t index

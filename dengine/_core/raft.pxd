@@ -30,6 +30,7 @@ cdef class Raft(Replication):
     cdef uint64_t elections                 # counters
     cdef uint64_t steps_down
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
+    cdef bint packed                        # full, and entries were left out: the leader is told
     cdef bint formed                        # the log holds a configuration
     cdef readonly bint doubt                # it may have forgotten: its votes are marked
     cdef readonly bint by_all                 # leading: elected with the marked votes of all
@@ -68,6 +69,9 @@ cdef class Raft(Replication):
     cdef int step(self, const Message *m, uint64_t now_us) except -1
     cdef int persisted(self, uint64_t version, uint64_t term, uint64_t index,
                        uint64_t now_us) except -1
+    # What the disk has room for: a reserve at most; not even the no-op of a term.
+    cdef int has_room(self, bint full, bint cramped) except -1
+    cdef bint conflicts(self, const Message *m) noexcept        # this log ends otherwise than m's
     cdef int link_up(self, uint64_t peer, uint64_t now_us) except -1
     cdef int link_down(self, uint64_t peer, uint64_t now_us) except -1
 

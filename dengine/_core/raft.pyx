@@ -6,9 +6,9 @@ cimport cython
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, GRANTED, LEADER, MSG_APPEND,
-                                      MARKED, MSG_DURABLE, MSG_HEARD, MSG_VOTE, MSG_VOTED, PRE,
-                                      PRECANDIDATE, REJECTED)
+from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, FULL, GRANTED, LEADER,
+                                      MSG_APPEND, MARKED, MSG_DURABLE, MSG_HEARD, MSG_VOTE,
+                                      MSG_VOTED, PACKED, PRE, PRECANDIDATE, REJECTED)
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
@@ -78,10 +78,12 @@ cdef class Raft(Replication):
                 return 0
             elif now_us > self.confirmed_us + self.opt.timeout_us and not MUTANT(13):    # D 6.2
                 self.follow(self.term, 0, now_us)
+            elif self.full and self.roomy() and not MUTANT(132):
+                self.follow(self.term, 0, now_us)
             elif now_us >= self.heartbeat_due_us:
                 self.mark_due()
             return 0
-        if (now_us >= self.election_due_us and not self.stalled and not self.diverged
+        if (now_us >= self.election_due_us and not (self.stalled or self.diverged or self.cramped)
                 and is_voter(&self.config, self.opt.id)):
             self.campaign(not sole_voter(&self.config, self.opt.id) and not MUTANT(12), now_us)
         return 0
@@ -130,12 +132,31 @@ cdef class Raft(Replication):
                 self.announce(False)
         return 0
 
+    cdef int has_room(self, bint full, bint cramped) except -1:
+        cdef int slot = slot_of(&self.config, self.opt.id)
+        self.full = full
+        self.cramped = cramped
+        self.packed = self.packed and full
+        if slot >= 0:
+            self.full_slots &= ~(<uint32_t>1 << slot)
+            self.full_slots |= <uint32_t>full << slot
+        return 0
+
+    cdef bint conflicts(self, const Message *m) noexcept:
+        cdef uint64_t index = m.index, end = min(m.index + m.count, self.last)
+        cdef uint32_t run = 0
+        while index < end:                      # to the run of the last entry that both have
+            index += m.runs[run].count
+            run += 1
+        return run > 0 and end > self.terms.base and self.terms.at(end) != m.runs[run - 1].term
+
     cdef int link_up(self, uint64_t peer, uint64_t now_us) except -1:
         cdef int slot = slot_of(&self.config, peer)
         if slot < 0:
             return 0
         self.peers[slot].match = 0              # it may have restarted with less
         self.rewind(&self.peers[slot])
+        self.peers[slot].packed = False
         self.peers[slot].up = True
         if self.role == LEADER:
             self.peers[slot].due = True
@@ -166,7 +187,7 @@ cdef class Raft(Replication):
         return self.random % below if below else 0
 
     cdef void reset_election(self, uint64_t now_us) noexcept:
-        self.election_due_us = (now_us + self.opt.promise_us
+        self.election_due_us = (now_us + self.opt.promise_us + self.full * self.opt.timeout_us
                                 + self.draw(self.opt.timeout_us - self.opt.promise_us))
 
     cdef int follow(self, uint64_t term, uint64_t leader, uint64_t now_us) except -1:
@@ -309,12 +330,14 @@ cdef class Raft(Replication):
         self.reset_election(now_us)
         reply.term = self.term
         reply.round = m.round
+        if unlikely(self.full):
+            reply.flags = FULL | (PACKED if self.packed else 0)
         if m.flags & DIVERGED:
             self.diverged = True
         if self.diverged:
-            reply.flags = REJECTED | DIVERGED
+            reply.flags |= REJECTED | DIVERGED
         elif not self.matches(m, &reply):
-            reply.flags = REJECTED
+            reply.flags |= REJECTED
         else:
             self.accept(m)
             reply.index = m.index + m.count

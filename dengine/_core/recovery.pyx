@@ -51,7 +51,7 @@ cdef class Scan:
             raise FormatError(f"{self.name(max(epochs))} is none of this node's segments: nothing "
                               "was changed; move it out of the directory")
         cdef list opened = []
-        self.stale = [n for n in names if n.endswith(".seg.new")]
+        self.stale = [n for n in names if n.endswith(".seg.new") or n == "reserve.new"]
         for epoch in epochs:
             opened.append((epoch, self.open(epoch)))
         for epoch, fd in opened:

@@ -32,6 +32,7 @@ ctypedef struct Progress:       # what the leader knows of one peer, by slot
     bint fetching               # its next entries are being read from disk
     bint compacted              # its next entries are in no log any more: it needs a snapshot
     bint diverged               # it holds another crc at an equal (index, term)
+    bint packed                 # its disk took no entries: none are sent until it has room
 
 ctypedef struct Grant:          # a read that may be answered once `index` is applied
     uint64_t ticket
@@ -52,6 +53,10 @@ cdef class Replication:
     cdef uint64_t durable                   # own log, as far as it counts
     # another crc at an equal (index, term): acknowledges nothing, does not lead
     cdef readonly bint diverged
+    # this node's disk has no room beyond a reserve; and not even for the no-op of a term
+    cdef bint full
+    cdef bint cramped
+    cdef uint32_t full_slots                # members that said so, this node among them
     cdef Terms terms                        # of the whole log
     # the newest in the log, or the one that forms the cluster
     cdef Config config
@@ -90,6 +95,8 @@ cdef class Replication:
     cdef bint next_append(self, int slot, Message *m) noexcept
     cdef void sent(self, int slot, uint64_t count, uint64_t size) noexcept
     cdef bint leads(self, uint64_t now_us) noexcept         # under a lease, its no-op committed
+    # The disks of a majority, or this one, have no room: nothing new is proposed.
+    cdef bint no_space(self) noexcept
 
     # for raft
     cdef void start_leading(self, uint64_t now_us) noexcept
@@ -104,6 +111,8 @@ cdef class Replication:
     # private
     cdef int confirm(self, uint64_t now_us) except -1
     cdef void on_diverged(self, Progress *p) noexcept
+    cdef void note_room(self, const Message *m, int slot) noexcept
+    cdef bint roomy(self) noexcept          # a voter that has everything has room
     cdef bint sendable(self, int slot) noexcept
     cdef int open_reads(self) except -1
     cdef int grant(self, uint64_t ticket, uint64_t index) except -1

@@ -5,10 +5,10 @@ References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissert
 from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
-from dengine._core.consensus cimport DIVERGED, LEADER, MSG_APPEND, REJECTED
+from dengine._core.consensus cimport DIVERGED, FULL, LEADER, MSG_APPEND, PACKED, REJECTED
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
-from dengine._core.quorum cimport quorum_has, quorum_value, sole_voter
+from dengine._core.quorum cimport is_voter, quorum_has, quorum_value, slot_of, sole_voter
 from dengine._core.types cimport MAX_MEMBERS, RUNS, WINDOW_BYTES, unlikely
 
 from dengine.errors import InvariantError
@@ -53,6 +53,8 @@ cdef class Replication:
             self.peers[i].fetching = False
             self.peers[i].probing = True
             self.peers[i].diverged = False
+            self.peers[i].packed = False
+        self.full_slots = <uint32_t>self.full << slot_of(&self.config, self.opt.id)
 
     cdef void stop_leading(self) noexcept:
         self.waiting_count = 0                  # their askers ask the next leader
@@ -88,6 +90,8 @@ cdef class Replication:
         if m.round > p.heard and m.round <= self.round:
             p.heard = m.round
             self.confirm(now_us)
+        if unlikely(self.full_slots or m.flags & FULL):
+            self.note_room(m, slot)
         if m.flags & DIVERGED:
             self.on_diverged(p)
             return 0
@@ -118,6 +122,33 @@ cdef class Replication:
                 slots |= <uint32_t>1 << i
         if quorum_has(&self.config, slots):
             self.diverged = True
+
+    cdef void note_room(self, const Message *m, int slot) noexcept:
+        """What a follower says of its disk. One that took no entries gets heartbeats only."""
+        cdef Progress *p = &self.peers[slot]
+        if m.flags & FULL and not MUTANT(129):
+            self.full_slots |= <uint32_t>1 << slot
+        else:
+            self.full_slots &= ~(<uint32_t>1 << slot)
+        if m.flags & PACKED and not p.packed:
+            self.rewind(p)
+            p.packed = True
+            p.backoff = self.round + 1
+        elif not m.flags & PACKED and p.packed and m.round >= p.backoff and not MUTANT(130):
+            p.packed = False
+
+    cdef bint no_space(self) noexcept:
+        return not MUTANT(131) and self.full_slots != 0 and (
+            self.full or not quorum_has(&self.config, ~self.full_slots))
+
+    cdef bint roomy(self) noexcept:
+        cdef int i
+        for i in range(self.config.count):
+            if (self.config.id[i] != self.opt.id and self.peers[i].up and self.peers[i].heard
+                    and self.peers[i].match == self.last and not self.full_slots >> i & 1
+                    and is_voter(&self.config, self.config.id[i])):
+                return True
+        return False
 
     cdef int on_durable(self, const Message *m, int slot, uint64_t now_us) except -1:
         cdef Progress *p = &self.peers[slot]
@@ -249,7 +280,7 @@ cdef class Replication:
     cdef bint sendable(self, int slot) noexcept:
         """Entries wait for this peer and its window has room."""
         cdef Progress *p = &self.peers[slot]
-        if p.next > self.last or p.fetching or p.compacted:
+        if p.next > self.last or p.fetching or p.compacted or p.packed:
             return False
         if p.probing:
             return p.frames == 0

@@ -9,8 +9,8 @@ from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport MUTANT
 from dengine._core.quorum cimport slot_of
 from dengine._core.reads cimport Batch
-from dengine._core.types cimport (EVENTUAL, FRAME_ENTRIES, LEASE, MISSING, NOT_PROPOSED, OK,
-                                  UNAVAILABLE, UNKNOWN, Item)
+from dengine._core.types cimport (EVENTUAL, FRAME_ENTRIES, LEASE, MISSING, NOT_PROPOSED, NO_SPACE,
+                                  OK, SMALL, UNAVAILABLE, UNKNOWN, Item, unlikely)
 from dengine._core.wire cimport FRAME_FORWARD, FRAME_GRANTED, FRAME_READ, LEASE_READ, Outbox
 
 cdef enum:
@@ -95,11 +95,9 @@ cdef class Requests:
     cdef int drain(self, int status) except -1:
         """The node has stopped: whoever waits is told."""
         cdef Waiter waiter
-        for waiter in self.backlog[self.backlog_at:] + self.inbox:
+        self.refuse_backlog(status)
+        for waiter in self.inbox:
             self.results.add_waiter(waiter, status)
-        self.backlog = []
-        self.backlog_at = 0
-        self.backlog_bytes = 0
         self.inbox = []
         self.session.expire(FOREVER, UNKNOWN, self.results)
         return self.reads.expire(FOREVER, status, self.results)
@@ -126,7 +124,9 @@ cdef class Requests:
         if not self.may_propose(now_us):
             return 0
         if self.raft.role == LEADER:
-            while self.backlog_at < n and self.session.has_room():
+            if unlikely(self.raft.full_slots) and self.raft.no_space():
+                return self.refuse_backlog(NO_SPACE)
+            while self.backlog_at < n and self.session.has_room() and not self.log.full:
                 self.backlog_at += 1            # first: a failure must not tell its waiter twice
                 self.propose(<Waiter>self.backlog[self.backlog_at - 1])
                 proposed += 1
@@ -141,6 +141,15 @@ cdef class Requests:
         elif self.backlog_at > 4096:
             del self.backlog[:self.backlog_at]
             self.backlog_at = 0
+        return 0
+
+    cdef int refuse_backlog(self, int status) except -1:
+        cdef Waiter waiter
+        for waiter in self.backlog[self.backlog_at:]:
+            self.results.add_waiter(waiter, status)
+        self.backlog.clear()
+        self.backlog_at = 0
+        self.backlog_bytes = 0
         return 0
 
     cdef int propose(self, Waiter waiter) except -1:
@@ -183,6 +192,8 @@ cdef class Requests:
             return 0
         self.register_due_us = now_us + REGISTER_US
         command = encode_register(self.session.node, self.session.incarnation, self.session.nonce)
+        if self.raft.role == LEADER and not self.log.takes(SMALL, False):
+            return 0
         if self.raft.role == LEADER:
             self.log.append(self.raft.term, ENTRY_COMMAND, command, len(command))
             return self.raft.propose(1)

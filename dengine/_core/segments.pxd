@@ -5,7 +5,7 @@
 # found again. It knows no tail, no sync and no strategy: log.pxd does.
 #
 # Segment file log/<epoch, 16 hex digits>.seg: page 0 the header, pages 1 and 2 the marks, then
-# records.
+# records. log/reserve: zeros, the next segment where the disk has no room for one.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from dengine._core.types cimport Io, Job, unlikely
@@ -69,6 +69,11 @@ cdef class Segments:
     cdef bytes prepared_path
     cdef uint64_t next_epoch
     cdef uint64_t next_size
+    cdef Segment *reserve                   # its epoch is 0 until it is taken
+    # the next segment or the reserve could not be prepared: nothing but what is prepared is there
+    cdef bint full
+    cdef uint64_t again_us                  # full: not tried before
+    cdef uint64_t fulls                     # times that it was
     cdef Worker preparer
     cdef char *scratch                      # records read from a file
     cdef uint64_t scratch_first             # index of the first one; 0: empty
@@ -78,6 +83,8 @@ cdef class Segments:
                   uint64_t segment_bytes, Worker preparer) except -1
     cdef int close(self) except -1          # after the flusher has stopped
     cdef int check(self, int error, str what) except -1         # raises StorageError
+    # At the start: the reserve is there from now on, or the log is full.
+    cdef int keep_reserve(self) except -1
 
     # Changes
     # A segment with room for one record of `size` bytes, anchored at the last entry.
@@ -92,7 +99,12 @@ cdef class Segments:
     cdef int plan(self) except -1
     cdef int prepared_done(self, const Job *job) except -1
     cdef int await_prepared(self) except -1
-    cdef Segment *new_segment(self, uint64_t least, Job *job) except NULL
+    cdef Segment *new_segment(self, uint64_t least, Job *job) except? NULL
+    cdef Segment *begin(self, uint64_t epoch, uint64_t size, Job *job) except? NULL
+    cdef Segment *at_once(self, uint64_t least) except NULL
+    cdef Segment *take_reserve(self, uint64_t least) except NULL
+    cdef int no_room(self, int error, str what) except -1
+    cdef bytes path(self, uint64_t epoch)
 
     # Reads
     cdef Segment *holder(self, uint64_t index) noexcept         # NULL: none has that record

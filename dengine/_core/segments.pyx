@@ -1,4 +1,5 @@
 """Segments: which file is next, and where a record lies. See segments.pxd."""
+from libc.errno cimport EDQUOT, EFBIG, ENOSPC
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
@@ -6,7 +7,8 @@ from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport run
 from dengine._core.memory cimport grown
-from dengine._core.types cimport JOB_PREPARE, PAGE, SEGMENT_DATA, SEGMENT_FIRST
+from dengine._core.types cimport (FULL_AGAIN_US, JOB_PREPARE, PAGE, RESERVE, SEGMENT_DATA,
+                                  SEGMENT_FIRST)
 
 from os import fsdecode
 
@@ -25,8 +27,8 @@ cdef uint64_t SEGMENT_MAGIC = 0x676573656E676E64    # "dngneseg"
 
 
 def segment_name(uint64_t epoch) -> str:
-    """The file name of a segment."""
-    return f"{epoch:016x}.seg"
+    """The file name of a segment; epoch 0: of the reserve."""
+    return f"{epoch:016x}.seg" if epoch else "reserve"
 
 
 cdef class Segments:
@@ -35,6 +37,7 @@ cdef class Segments:
         self.dead = NULL
         self.prepared = NULL
         self.preparing = NULL
+        self.reserve = NULL
         self.scratch = NULL
 
     def __dealloc__(self):
@@ -47,6 +50,7 @@ cdef class Segments:
         free(self.dead)
         segment_free(self.prepared)
         segment_free(self.preparing)
+        segment_free(self.reserve)
         free(self.scratch)
 
     cdef int open(self, const Io *io, bytes directory, uint64_t cluster, uint64_t incarnation,
@@ -75,8 +79,10 @@ cdef class Segments:
                 s.fd = -1
         if self.prepared != NULL:
             self.io.close(self.io.ctx, self.prepared.fd)
-        if self.preparing != NULL:
+        if self.preparing != NULL and self.preparing_job.error == 0:
             self.io.close(self.io.ctx, self.preparing.fd)
+        if self.reserve != NULL:
+            self.io.close(self.io.ctx, self.reserve.fd)
         return 0
 
     cdef int check(self, int error, str what) except -1:
@@ -90,7 +96,6 @@ cdef class Segments:
     # ------------------------------------------------------------------------------------- roll
     cdef Segment *roll_to(self, size_t size) except NULL:
         cdef Segment *s
-        cdef Job job
         cdef uint64_t start = self.io.now_us(self.io.ctx), took
         cdef bint stalled = self.preparing != NULL
         if stalled:
@@ -98,18 +103,13 @@ cdef class Segments:
         s = self.prepared
         self.prepared = NULL
         if s != NULL and SEGMENT_DATA + size > s.size:      # too small for this record
-            self.io.unlink(self.io.ctx, self.directory + b"/" + segment_name(s.epoch).encode())
+            self.io.unlink(self.io.ctx, self.path(s.epoch))
             self.io.close(self.io.ctx, s.fd)
             segment_free(s)
             s = NULL
         if s == NULL:
             stalled |= self.count > 0
-            s = self.new_segment(SEGMENT_DATA + size, &job)
-            run(&job, self.io)
-            if job.error:
-                self.io.close(self.io.ctx, s.fd)
-                segment_free(s)
-            self.check(job.error, "given a new segment")
+            s = self.at_once(SEGMENT_DATA + size)
         took = self.io.now_us(self.io.ctx) - start
         self.blocked_us += took
         if stalled:
@@ -170,38 +170,57 @@ cdef class Segments:
     cdef int remove(self, Segment *s) except -1:
         if s.map != NULL:
             self.io.unmap(self.io.ctx, s.map, s.size)
-        self.preparer.remove(self.directory + b"/" + segment_name(s.epoch).encode(), s.fd)
+        self.preparer.remove(self.path(s.epoch), s.fd)
         segment_free(s)
         self.scratch_first = 0
         return 0
 
     # ---------------------------------------------------------------------------------- prepare
     cdef int plan(self) except -1:
-        """The next segment is prepared when the active one is half full."""
+        """The next segment is prepared when the active one is half full; after a full disk it is
+        prepared at once, and the reserve too."""
         cdef uint64_t start
         cdef Job *job
         cdef Segment *s
-        if (self.prepared != NULL or self.preparing != NULL or self.count == 0
+        if ((self.prepared != NULL and not self.full) or self.preparing != NULL
                 or not self.preparer.has_room(1)):
             return 0
-        s = self.segments[self.count - 1]
-        if s.end * 2 < s.size:
+        if unlikely(self.full):
+            if self.io.now_us(self.io.ctx) < self.again_us or MUTANT(127):
+                return 0
+        elif self.count == 0:
             return 0
+        else:
+            s = self.segments[self.count - 1]
+            if s.end * 2 < s.size:
+                return 0
         job = self.preparer.slot()
         start = self.io.now_us(self.io.ctx)
-        self.preparing = self.new_segment(0, job)
+        s = self.new_segment(0, job) if self.prepared == NULL else self.begin(0, RESERVE, job)
         self.blocked_us += self.io.now_us(self.io.ctx) - start
+        if s == NULL:
+            return self.no_room(job.error, "given the next segment")
+        self.preparing = s
         job.tag = self.preparing.epoch
         self.preparing_job = job
         self.preparing_until = self.preparer.submit()
         return 0
 
     cdef int prepared_done(self, const Job *job) except -1:
-        if self.preparing == NULL or job.tag != self.preparing.epoch:
+        cdef Segment *s = self.preparing
+        if s == NULL or job.tag != s.epoch:
             return 0                            # taken already, by a roll that could not wait
-        self.check(job.error, "given the next segment")
-        self.prepared = self.preparing
         self.preparing = NULL
+        if job.error:
+            segment_free(s)
+            return self.no_room(job.error, "given the next segment")
+        if s.epoch:
+            self.prepared = s
+        else:
+            self.reserve = s
+        if unlikely(self.full):
+            self.again_us = 0
+            self.full = self.prepared == NULL or self.reserve == NULL
         return 0
 
     cdef int await_prepared(self) except -1:
@@ -212,19 +231,26 @@ cdef class Segments:
             self.preparer.wait(self.preparing_until, WAIT_US)
         return self.prepared_done(self.preparing_job)
 
-    cdef Segment *new_segment(self, uint64_t least, Job *job) except NULL:
+    cdef bytes path(self, uint64_t epoch):
+        return self.directory + b"/" + segment_name(epoch).encode()
+
+    cdef Segment *new_segment(self, uint64_t least, Job *job) except? NULL:
         """A file of the planned size, at least `least`, and the job that fills it with zeros."""
         cdef uint64_t size = self.next_size
-        cdef uint64_t epoch = self.next_epoch
-        cdef bytes new = self.directory + b"/" + segment_name(epoch).encode()
-        cdef bytes temporary = new + b".new"
-        cdef int fd
         if size < least:
             size = (least + PAGE - 1) // PAGE * PAGE
-        fd = self.io.open(self.io.ctx, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC
-                          | O_NOFOLLOW, MODE)
-        self.check(-fd if fd < 0 else 0, "given a new segment")
         self.next_epoch += 1
+        return self.begin(self.next_epoch - 1, size, job)
+
+    cdef Segment *begin(self, uint64_t epoch, uint64_t size, Job *job) except? NULL:
+        """Likewise, whatever it is for. NULL: there is no file, job.error says why."""
+        cdef bytes new = self.path(epoch)
+        cdef bytes temporary = new + b".new"
+        cdef int fd = self.io.open(self.io.ctx, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC
+                                   | O_NOFOLLOW, MODE)
+        if fd < 0:
+            job.error = -fd
+            return NULL
         self.preparing_path = temporary
         self.prepared_path = new
         memset(job, 0, sizeof(Job))
@@ -235,6 +261,64 @@ cdef class Segments:
         job.to = self.prepared_path
         job.directory = self.directory
         return segment_new(epoch, size, fd)
+
+    # -------------------------------------------------------------------------------- full disk
+    cdef Segment *at_once(self, uint64_t least) except NULL:
+        """A new segment while the turn waits; where the disk has no room, the reserve."""
+        cdef Segment *s = NULL
+        cdef Job job
+        if not self.full:
+            s = self.new_segment(least, &job)
+            if s != NULL:
+                run(&job, self.io)
+                if job.error == 0:
+                    return s
+                segment_free(s)
+            if self.reserve == NULL:
+                self.check(job.error, "given a new segment")
+            self.no_room(job.error, "given a new segment")
+        return self.take_reserve(least)
+
+    cdef Segment *take_reserve(self, uint64_t least) except NULL:
+        cdef Segment *s = self.reserve
+        if s == NULL or s.size < least:
+            self.check(ENOSPC, "given a new segment")
+        s.epoch = self.next_epoch
+        self.next_epoch += 1
+        self.check(-self.io.rename(self.io.ctx, self.path(0), self.path(s.epoch)),
+                   "given its reserve")
+        self.check(-self.io.sync_dir(self.io.ctx, self.directory), "given its reserve")
+        self.reserve = NULL
+        return s
+
+    cdef int no_room(self, int error, str what) except -1:
+        """A full disk stops no node: it goes on with what is prepared, and tries again."""
+        if error != ENOSPC and error != EDQUOT and error != EFBIG:
+            return self.check(error, what)
+        self.full = True
+        self.again_us = self.io.now_us(self.io.ctx) + FULL_AGAIN_US
+        self.next_size = min(<uint64_t>RESERVE, self.segment_bytes)
+        return 0
+
+    cdef int keep_reserve(self) except -1:
+        cdef Job job
+        cdef Segment *s
+        cdef int fd = self.io.open(self.io.ctx, self.path(0), O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
+        if fd >= 0 and self.io.size(self.io.ctx, fd) == RESERVE:
+            self.reserve = segment_new(0, RESERVE, fd)
+            return 0
+        if fd >= 0:
+            self.io.close(self.io.ctx, fd)
+        s = self.begin(0, RESERVE, &job)
+        if s != NULL:
+            run(&job, self.io)
+            if job.error == 0:
+                self.reserve = s
+                return 0
+            segment_free(s)
+        self.no_room(job.error, "given its reserve")
+        self.again_us = 0
+        return 0
 
     # ------------------------------------------------------------------------------------ reads
     cdef Segment *holder(self, uint64_t index) noexcept:

@@ -50,6 +50,7 @@ cdef class Turn(Upkeep):
     cdef int reap(self, uint64_t now_us) except -1
     cdef int persisted(self, uint64_t now_us) except -1
     cdef int tick(self, uint64_t now_us) except -1
+    cdef int look_at_room(self) except -1
     cdef int stop(self, object error) except -1
     cdef int notice_role(self) except -1
     cdef bint ready(self, uint64_t now_us) except -1

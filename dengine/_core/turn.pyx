@@ -2,6 +2,8 @@
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport malloc
 
+from os import fsdecode
+
 from dengine._core.apply cimport Machine
 from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_jump, encode_members
 from dengine._core.consensus cimport LEADER
@@ -24,6 +26,8 @@ cdef extern from "Python.h":
 cdef enum:
     PIECES = 8                  # borrowed pieces in one append frame
     APPLY_LOOK = 64             # entries between two looks at the clock
+    NOTES = 100                 # that nobody read yet
+    NOOP_ROOM = 4096            # bytes that a new leader may append first: a no-op, a configuration
     # turns: what one schedules may run before the loop reads its sockets
     SKIP_TICKS = 2
 
@@ -140,8 +144,22 @@ cdef class Turn(Upkeep):
         if not self.alone and not MUTANT(65):
             self.raft.stalled = (self.log.unsynced_us != 0 and now_us > self.log.unsynced_us
                                  + self.raft.opt.timeout_us)
+        if unlikely(self.log.full or self.raft.full):
+            self.look_at_room()
         self.raft.tick(now_us)
         return self.expire(now_us)
+
+    cdef int look_at_room(self) except -1:
+        """The disk is full, or was: consensus acts on it."""
+        self.log.fulls += self.log.full and not self.raft.full
+        if self.log.full != self.raft.full and len(self.notes) < NOTES:
+            self.notes.append(
+                f"{fsdecode(self.log.directory)}: the disk is full: the log goes on in its reserve,"
+                " writes are refused where a majority is full; make room, no restart is needed"
+                if self.log.full else
+                f"{fsdecode(self.log.directory)}: the disk has room again")
+        return self.raft.has_room(self.log.full,
+                                  not self.alone and not self.log.takes(NOOP_ROOM, False))
 
     cdef int stop(self, object error) except -1:
         """A fatal error stops the node, not the process."""

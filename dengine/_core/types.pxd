@@ -24,6 +24,12 @@ cdef enum:
     PAGE = 4096                 # header, marks and meta slots lie in blocks of their own
     SEGMENT_DATA = 3 * PAGE     # header and two marks come before the first record
     SEGMENT_FIRST = 1 << 20     # bytes of a new log's first segment
+    # bytes of zeros that a full disk cannot take away: more than one frame of any kind brings, so a
+    # log that finds the disk full in the middle of one goes on to its end
+    RESERVE = 4 << 20
+    RESERVE_NOOPS = 64 << 10    # bytes of it that no-ops of later terms may need, and nobody else
+    SMALL = 512                 # bytes of records that may be no-ops
+    FULL_AGAIN_US = 1000000     # a full disk is tried again this often
     FRAME_ENTRIES = 1 << 20     # bytes of entries in one append frame, or one entry
     FRAME_MAX = FRAME_ENTRIES + MAX_RECORD + 4096   # bytes after the length field
     WINDOW_FRAMES = 16          # append frames in flight to one peer
@@ -82,6 +88,7 @@ cdef enum Status:               # what a Waiter is told
     UNKNOWN = 4                 # may or may not be applied
     UNAVAILABLE = 5             # a read found no leader before its deadline
     STOPPED = 6                 # the node has stopped
+    NO_SPACE = 7                # never proposed: the disks of a majority are full
 
 
 cdef enum Policy:               # of a read
@@ -124,7 +131,8 @@ cdef enum JobKind:
     JOB_WRITE = 1               # bits: pwritev of iov at offset
     JOB_SYNC = 2                # mark, fdatasync; covers `position`
     JOB_META = 4                # one meta slot: pwritev and fdatasync, no mark
-    # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir
+    # zeros from offset 0 to `size`, fdatasync, rename path to `to`, sync_dir; where that fails,
+    # path is removed and fd closed
     JOB_PREPARE = 8
     JOB_READ = 16               # pread of iov[0] at offset
     JOB_REMOVE = 32             # unlink path, close fd (or -1): of a large file that takes long

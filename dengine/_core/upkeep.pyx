@@ -109,7 +109,7 @@ cdef class Upkeep(Requests):
             for i in range(self.raft.config.count):
                 if self.raft.config.id[i] != self.raft.opt.id:
                     needed = min(needed, self.raft.peers[i].match)
-        if self.log.compact(self.checkpoint.keep, needed, self.keep_bytes):
+        if self.log.compact(self.checkpoint.keep, needed, 0 if self.log.full else self.keep_bytes):
             self.raft.compact(self.log.first() - 1)
         return 0
 

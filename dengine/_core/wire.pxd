@@ -12,7 +12,7 @@
 #    HEARD     u64 round, u64 index, u64 index term            flags REJECTED DIVERGED
 #    DURABLE   u64 index
 #    FORWARD   u32 count, then per command u32 + bytes, session fields stamped
-#    REFUSED   u32 count, then u64 sequences: these were not proposed
+#    REFUSED   u32 count, then u64 sequences: these were not proposed            flags NO_ROOM
 #    READ      u64 ticket                                                        flags LEASE_READ
 #    GRANTED   u64 ticket, u64 index                                             flags REJECTED
 #    PING
@@ -52,6 +52,7 @@ cdef enum FrameKind:            # 2 to 6 are raft's MessageKind
 
 cdef enum:
     LEASE_READ = 1              # flag of FRAME_READ
+    NO_ROOM = 1                 # flag of FRAME_REFUSED: for want of space, not of a leader
     BULK = 1                    # flag of FRAME_HELLO
 
 cdef packed struct FrameHeader:

@@ -45,7 +45,8 @@ def status(health: str, timeout: float, as_json: bool) -> None:
 
 
 def ask(url: str, timeout: float) -> dict[str, Any]:
-    """The node's own words, and `health`: ready, recovering, not ready, or why it is down."""
+    """The node's own words, and `health`: ready, recovering, disk full, not ready, or why it is
+    down."""
     try:
         with DIRECT.open(f"{url if '//' in url else 'http://' + url}/health",
                          timeout=timeout) as answer:
@@ -53,5 +54,6 @@ def ask(url: str, timeout: float) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         reason = getattr(e, "reason", e)
         return {"url": url, "health": f"down: {getattr(reason, 'strerror', None) or reason}"}
-    state = next((word for word in ("recovering", "ready") if node.get(word)), "not ready")
-    return {"url": url, "node": node.get("node_id"), "health": state, **node}
+    words = ("recovering", "disk_full", "ready")
+    state = next((word for word in words if node.get(word)), "not ready")
+    return {"url": url, "node": node.get("node_id"), "health": state.replace("_", " "), **node}

@@ -20,6 +20,7 @@ GAUGES = {
     "last": "last index of the log",
     "snapshot": "index of the last entry in the newest snapshot, 0 if there is none",
     "recovering": "1 while this node may have forgotten what it acknowledged",
+    "disk_full": "1 while the disk has no room for the next segment of the log",
     "lease_ms": "remaining lease of a leader",
 }
 
@@ -32,6 +33,7 @@ COUNTERS = {
     "log_bytes_written": "bytes of entries written to the log",
     "log_stalls": "times a write waited for prepared space",
     "log_stall_us": "time spent waiting for prepared space, in microseconds",
+    "log_disk_full": "times the disk had no room for the next segment of the log",
     "syncs": "completed syncs of the log",
     "sync_bytes": "bytes of the pages that these syncs brought to the device",
     "sync_us": "time spent in these syncs, in microseconds",

@@ -132,7 +132,7 @@ def test_a_full_disk_at_any_size() -> None:
         with pytest.raises(StorageError, match="No space left on device"):
             finished(disk, [])
         assert disk.names("snapshot") == ["0000000000000003.snap"]
-        disk.mend()
+        disk.free()
         writer, kv = taken(disk)
         writer.run()
         after_a_crash(disk, kv.digest(), complete=True)

@@ -49,8 +49,8 @@ class FakeNode:
     def status(self) -> dict[str, object]:
         return {
             "node_id": 1, "role": self.role, "term": 7, "leader": 1, "commit": 9, "applied": 8,
-            "first": 1, "last": 9, "snapshot": 0, "recovering": False, "lease_ms": 400,
-            "counters": {"turns": 3}}
+            "first": 1, "last": 9, "snapshot": 0, "recovering": False, "disk_full": False,
+            "lease_ms": 400, "counters": {"turns": 3}}
 
 
 def test_paths() -> None:

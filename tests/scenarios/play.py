@@ -250,6 +250,13 @@ class Play:
     def do_fill(self, node: str, size: str) -> None:
         self.stage.fill(self.node(node), quantity(size, SIZES))
 
+    def do_free(self, node: str) -> None:
+        self.stage.free(self.node(node, None))
+
+    def do_unreserve(self, node: str) -> None:
+        """Somebody removes the reserve of a dead node; its disk is full again at once."""
+        self.stage.lose_reserve(self.node(node, False))
+
     def do_flip(self, node: str, what: str, *numbers: str) -> None:
         """It dies, and one bit goes bad: of a copy (0, 1) of the hard state, of an entry, or of the
         newest snapshot."""
@@ -375,6 +382,7 @@ class Play:
                 continue
             s, raft = self.stage.states()[n - 1], turn.raft
             what = "diverged" if s["diverged"] else "primary" if self.primary(n - 1) else ""
+            what += "  disk full" if s["disk_full"] else ""
             yield (f"node {n}: {s['role']:12} term {raft.term}  vote {raft.vote or '-'}  last "
                    f"{raft.last}  commit {raft.commit}  applied {s['applied']}  {what}".rstrip())
 

@@ -7,7 +7,7 @@ from dengine._core.codec cimport (DELETE, DELETE_IF, EXISTS, GET, IS_REVISION, P
                                   encode_delete, encode_delete_if, encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
 from dengine._core.segments cimport Segment, offset_of
-from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, OK
+from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
 from tests.sim.platter cimport clock_us
 from tests.sim.events cimport EV_CLIENT
@@ -19,7 +19,8 @@ from tests.sim.checks import Violation
 from tests.sim.nodes import PATH
 
 
-STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped", "")
+STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped",
+            "no space")
 cdef enum:
     LARGE = 300 << 10           # bytes of the largest values
 
@@ -132,7 +133,7 @@ cdef class Session:
         if self.current is not x:
             return 0
         self.current = None
-        if x.status != NOT_PROPOSED or c.draw(2) or c.now_us >= c.until_us:
+        if x.status not in (NOT_PROPOSED, NO_SPACE) or c.draw(2) or c.now_us >= c.until_us:
             return c.push(c.now_us + c.about(c.think_us), EV_CLIENT, -1, 0, self)
         return c.push(c.now_us + 1 + c.draw(20_000), EV_CLIENT, -1, 0, x)
 
@@ -244,7 +245,7 @@ cdef class Cluster(Network):
     def cover(self):
         """Likewise, with the answers by status."""
         table = super().cover()
-        for i in range(7):
+        for i in range(8):
             table["answer: " + STATUSES[i]] = self.told[i]
         return table
 
@@ -260,11 +261,13 @@ cdef class Cluster(Network):
         return best
 
     def settled(self):
-        """All live, are connected and have applied the leader's log; no client waits."""
+        """All live, are connected and have applied the leader's log; no client waits. Who has room
+        on its disk knows it."""
         cdef SimNode node
         cdef MemLink link
         cdef Turn top
         cdef int leader = self.leader()
+        cdef bint full = False
         if leader < 0:
             return False
         for node in self.nodes:
@@ -277,6 +280,12 @@ cdef class Cluster(Network):
                 elif link.broken or not link.up:
                     return False
         top = (<SimNode>self.nodes[leader]).turn
+        for node in self.nodes:
+            full |= node.turn.log.full
+            if node.turn.log.full and node.disk.state.space == <uint64_t>-1:
+                return False                    # it has room again and has not noticed
+        if full != (top.raft.full_slots != 0):
+            return False
         for node in self.nodes:
             if node.turn.machine.applied != top.log.last or not node.turn.session.ready:
                 return False

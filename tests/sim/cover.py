@@ -9,7 +9,8 @@ EXPECTED = (
         "candidate -> follower", "candidate -> leader", "leader -> follower")),
     "kill", "clean stop", "power cut", "power cut in a sync", "power cut after a kill", "pause",
     "suspend", "stall", "cut", "cut one way", "one isolated", "partition", "ring", "disconnect",
-    "sync error", "write error", "torn write", "full disk", "bit flip in one copy of meta",
+    "sync error", "write error", "torn write", "full disk", "full disk noticed",
+    "full disk has room again", "full disk: entries left out", "bit flip in one copy of meta",
     "bit flip in a record", "bit flip in a snapshot",
     "stopped by its disk", "start: an empty directory", "start: nothing to repair",
     "start: a torn tail cut", "start: in doubt", "start: from a snapshot",
@@ -18,7 +19,7 @@ EXPECTED = (
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
     "client gave up", "client repeated",
     *(f"answer: {status}" for status in (
-        "ok", "missing", "conflict", "not proposed", "unknown", "unavailable")),
+        "ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "no space")),
     "standing: one down", "standing: leader cut from one", "standing: one way to leader",
     "standing: slow disk",
 )

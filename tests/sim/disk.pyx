@@ -2,7 +2,7 @@
 from libc.errno cimport EBADF, EEXIST, EFBIG, EMFILE, ENOENT, ENOSPC
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from dengine._core.types cimport iovec
 from tests.sim.platter cimport (CALL_CLOSE, CALL_DROP, CALL_MAP, CALL_OPEN, CALL_READ, CALL_RENAME,
@@ -66,6 +66,10 @@ cdef int do_close(void *ctx, int fd) noexcept nogil:
     return error
 
 
+cdef bint zeros(const char *at, size_t n) noexcept nogil:
+    return n == 0 or (at[0] == 0 and memcmp(at, at + 1, n - 1) == 0)
+
+
 cdef int64_t do_pwritev(void *ctx, int fd, const iovec *parts, int n,
                         int64_t offset) noexcept nogil:
     cdef State *d = <State *>ctx
@@ -87,8 +91,9 @@ cdef int64_t do_pwritev(void *ctx, int fd, const iovec *parts, int n,
         size = parts[i].iov_len if parts[i].iov_len < left else left
         if at + size > d.capacity:
             return -EFBIG
-        memcpy(f.cache + at, parts[i].iov_base, size)
-        dirty(f, at, at + size)
+        if at < f.extent or not zeros(<const char *>parts[i].iov_base, size):
+            memcpy(f.cache + at, parts[i].iov_base, size)
+            dirty(f, at, at + size)             # else both tiers hold zeros there already
         at += size
         left -= size
     if at > f.size:
@@ -272,9 +277,12 @@ cdef class Disk:
         """Room for so many bytes more."""
         self.state.space = used_space(self.state) + left
 
-    def mend(self):
-        """As much room as anybody wants, and no fault."""
+    def free(self):
+        """As much room as anybody wants."""
         self.state.space = <uint64_t>-1
+
+    def mend(self):
+        """No call fails any more."""
         self.state.fault_count = 0
 
     def calls(self, str call) -> int:
@@ -364,10 +372,11 @@ cdef class Disk:
         self.put(path, self.read(path)[:size])
 
     def remove(self, str path):
-        """The name goes, in cache and platter."""
+        """The name goes, in cache and platter, where it is there; so does the file."""
         cdef Name *name = name_of(self.state, path.encode())
-        name.file = -1
-        name.synced_file = -1
+        if name != NULL:
+            name.file = name.synced_file = -1
+            release(self.state)
 
     def files(self) -> dict[str, bytes]:
         """Every file as the process sees it."""

@@ -12,6 +12,7 @@ from tests.sim.views import decode_command
 
 GET, PUT, DELETE, PUT_IF, DELETE_IF = range(5)
 OK, MISSING, CONFLICT, NOT_PROPOSED, UNKNOWN = range(5)
+NO_SPACE = 7
 IS_REVISION = 0
 
 
@@ -70,7 +71,7 @@ def check(commands: list[tuple[int, bytes | int]], clients: list[Any]) -> Replay
         elif c.kind in (PUT, PUT_IF):
             if c.status == OK:
                 assert replay.of_value.get(c.value) == c.revision, f"{c!r}: acknowledged and lost"
-            elif (c.status == NOT_PROPOSED and not c.repeated) or c.status == CONFLICT:
+            elif (c.status in (NOT_PROPOSED, NO_SPACE) and not c.repeated) or c.status == CONFLICT:
                 assert c.value not in replay.of_value, f"{c!r}: it was applied"
         elif c.kind in (DELETE, DELETE_IF):
             if c.status == OK:

@@ -33,6 +33,7 @@ cdef class SimNode:
     cdef uint8_t role                       # as it was seen last
     cdef uint64_t turns                     # likewise
     cdef uint64_t first                     # likewise: the oldest entry of its log
+    cdef bint full, packed                  # likewise: what its disk has no room for
 
 
 cdef class Nodes(Events):

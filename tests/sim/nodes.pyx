@@ -18,7 +18,7 @@ from dengine.errors import Error, StorageError
 from dengine.storage import Setup
 from tests.sim.checks import Violation
 
-CAPACITY = 2 << 20              # bytes of a file
+CAPACITY = 4 << 20              # bytes of a file
 STALL_US = 50_000               # a stall that is lifted is noticed within
 PATH = "/node"                  # of a data directory, on a disk of its own
 ROLES = ("follower", "precandidate", "candidate", "leader")
@@ -158,6 +158,7 @@ cdef class Nodes(Events):
         node.alive = True
         node.paused = node.syncing = node.preparing = False
         node.late_us = node.role = node.turns = 0
+        node.full = node.packed = False
         node.first = node.turn.log.first()
         node.deferred = []
         core.attach(node.turn, Loop(self, node))
@@ -281,9 +282,18 @@ cdef class Nodes(Events):
         arm(node.disk.state, CALL_WRITE, 2, EIO, 0)
 
     def fill(self, int i, uint64_t left):
-        """The disk of a node has room for so many bytes more."""
-        self.broken.add(i)
+        """The disk of a node has room for so many bytes more. That stops no node."""
         (<SimNode>self.nodes[i]).disk.fill(left)
+
+    def free(self, int i):
+        """The disk of a node has as much room as anybody wants."""
+        (<SimNode>self.nodes[i]).disk.free()
+
+    def lose_reserve(self, int i):
+        """Somebody removes the reserve of a dead node, and its disk is full again at once."""
+        cdef Disk disk = (<SimNode>self.nodes[i]).disk
+        disk.remove(f"{PATH}/log/reserve")
+        disk.fill(0)
 
     def mend(self, int i):
         """The disk of a node is well again; of what failed before it may hear still."""
@@ -304,6 +314,13 @@ cdef class Nodes(Events):
             node.installed = turn.transfer.installed
             self.count("snapshot installed")
         node.first = turn.log.first()
+        if turn.log.full != node.full:
+            node.full = turn.log.full
+            self.count("full disk noticed" if node.full else "full disk has room again")
+        if turn.raft.packed != node.packed:
+            node.packed = turn.raft.packed
+            if node.packed:
+                self.count("full disk: entries left out")
         if turn.failed is not None:
             self.stopped(node)
             return 0

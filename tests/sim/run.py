@@ -172,6 +172,11 @@ class Run:
         if self._alive(node):
             self.cluster.count("full disk")
             self.cluster.fill(node, fault.other % 20_000)
+            self.cluster.at(10 * fault.for_ms * MS, lambda: self.cluster.free(node))
+            if fault.other & 1 and self.plan.nodes > 1:     # started again, with nothing in reserve
+                self.cluster.stop(node)
+                self.cluster.lose_reserve(node)
+                self._boot_in(node, fault.for_ms)
 
     def _flip_meta(self, node: int, fault: Fault) -> None:
         """One copy of the hard state goes bad while the node is dead: the other covers it."""
@@ -225,6 +230,7 @@ class Run:
             c.stall(node, 0)
             c.go_on(c.nodes[node])
             c.mend(node)
+            c.free(node)
             self._boot(node)
 
     def _serve(self, nodes: list[int], what: str) -> None:

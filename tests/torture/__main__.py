@@ -34,7 +34,7 @@ KEPT = ROOT / "logs" / "torture"
 # What there is, by the first word of a command; blows in a run.
 KINDS = {"cuts": cuts.KINDS, "kills": {"kills": 25},
          "repairs": {"repairs": 10, "only holder": 5},
-         "disks": {"failed sync": 10, "stalled disk": 10}}
+         "disks": {"failed sync": 10, "stalled disk": 10, "full disk": 10}}
 STRATEGIES = ("DiskFirst", "MemFirst")      # by the seed, where the kind does not say it
 BOUND_S = 900.0             # of a run
 
@@ -72,7 +72,8 @@ def make(kind: str, seed: int, root: Path, network: Network | None) -> Run:
     if network:
         return cuts.Cuts(kind, seed, kind.partition(",")[0], root, network)
     of = {"kills": kills.Kills, "repairs": repairs.Repairs, "only holder": repairs.OnlyHolder,
-          "failed sync": disks.FailedSync, "stalled disk": disks.StalledDisk}
+          "failed sync": disks.FailedSync, "stalled disk": disks.StalledDisk,
+          "full disk": disks.FullDisk}
     return of[kind](kind, seed, STRATEGIES[seed % 2], root, None)
 
 

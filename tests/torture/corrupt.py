@@ -24,7 +24,7 @@ from dengine.findings import Severity
 from dengine.judge import Examination
 from tests.proofs import core, load, save
 from tests.sim.disk import Disk
-from tests.torture.directories import SEGMENT, Victim, loaded, victim
+from tests.torture.directories import CAPACITY, Victim, loaded, victim
 from tests.torture.start import PATH, Started, names_of, reader_of, start
 
 BLOCK = 512
@@ -119,7 +119,7 @@ class Bench:
 
     def __init__(self, victim: Victim) -> None:
         self.victim = victim
-        self.disk = Disk(1, 4 * SEGMENT)
+        self.disk = Disk(1, CAPACITY)
         loaded(victim.files, self.disk)
         self.reader = reader_of(self.disk)
 

@@ -25,6 +25,7 @@ from tests.torture.start import PATH, digests, records_of, start
 
 SEGMENT = 16 << 10      # bytes: one page of records behind header and marks
 VALUE = b"v" * 150
+CAPACITY = 4 << 20      # bytes of a file on a simulated disk: as large as the reserve
 WAIT_S = 30.0
 
 
@@ -65,8 +66,9 @@ def fill(store: Store, first: int, count: int) -> None:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """`meta`, log and snapshots, as they lie now: what kill -9 would leave."""
-    files = [path / "meta", *sorted((path / "log").iterdir()),
+    """`meta`, segments and snapshots, as they lie now: what kill -9 would leave. The reserve holds
+    nothing, and a start makes another."""
+    files = [path / "meta", *sorted(f for f in (path / "log").iterdir() if f.name != "reserve"),
              *sorted((path / "snapshot").iterdir())]
     return {f"{PATH}/{file.relative_to(path)}": file.read_bytes() for file in files}
 
@@ -137,7 +139,7 @@ def victim(where: Path, strategy: config.Strategy, how: str, puts: int) -> Victi
     files = HOW[how](path, strategy, puts)
     setup = setup_of(config.single(path, strategy=strategy), from_directory=True)
     setup.segment_bytes = SEGMENT
-    disk = Disk(1, 4 * SEGMENT)
+    disk = Disk(1, CAPACITY)
     loaded(files, disk)
     records = records_of(disk, setup)
     disk.kill()

@@ -1,18 +1,21 @@
-"""Disks that fail or hang under load, by a library that is preloaded into each node.
+"""Disks that fail, hang or are full under load, by a library that is preloaded into each node.
 
 "failed sync": the node stops by itself and is in doubt at its next start, whether it could still
 save that or not. "stalled disk": a leader whose syncs hang makes room for another one; a follower's
-slow nobody down. Neither loses anything. It shows how a node takes the error, not what a kernel
-does to dirty pages then: that is the simulator's.
+slow nobody down. "full disk": one that is full costs no write; where a majority is full writes are
+refused, and taken again by themselves when there is room. None of it loses anything. It shows how a
+node takes the error, not what a kernel does to dirty pages then: that is the simulator's.
 """
 
 import asyncio
+import json
 import shutil
 import struct
 import subprocess
 from enum import IntEnum
 from pathlib import Path
 
+from tests.chaos.http import Connection
 from tests.chaos.net import Network, sh
 from tests.chaos.nodes import Node
 from tests.torture.cuts import TOLD
@@ -22,6 +25,9 @@ BETWEEN = 60                # writes acknowledged between two blows, and while o
 BETWEEN_S = 20.0
 ENDS_S = 20.0               # a node that noticed, with all who wait for it told
 AWAY_S = 10.0               # until another one leads
+FULL_S = 30.0               # until a full disk is noticed: half a segment is written
+FREE_S = 10.0               # until room is noticed
+ASK_S = 6.0                 # more than the nodes' own deadline
 STATUS = 1                  # of a node that stops on an error of its disk
 
 
@@ -32,6 +38,7 @@ class Mode(IntEnum):
     SEGMENTS_FAIL = 1
     ALL_FAIL = 2
     ALL_HANG = 3
+    FULL = 4
 
 
 def library(root: Path) -> Path:
@@ -124,3 +131,61 @@ class StalledDisk(Disks):
         self.set(node, Mode.FINE)
         await self.until("the cluster is back", BACK_S, self.is_back)
         self.must_hold(await self.look())
+
+
+class FullDisk(Disks):
+    async def blow(self) -> None:
+        await self.some("before a disk was full")
+        n = self.rng.choice((1, 2, 3))
+        full = [await self.victim()]
+        full += [node for node in self.nodes.values() if node is not full[0]][:n - 1]
+        for node in full:
+            self.set(node, Mode.FULL)
+        if n == 1:
+            await self.until("the full disk is noticed", FULL_S, lambda: self.all_say(full, True))
+            await self.some("while one disk is full")
+            if await self.leader() == full[0].id:
+                self.verdict.violations.append(f"node {full[0].id} leads with a full disk")
+        else:                               # the third may never hear that it is full itself
+            await self.until("writes are refused", FULL_S, self.refuses)
+            await self.look_around()
+        self.count(f"{n} of {len(self.nodes)}")
+        for node in full:
+            self.set(node, Mode.FINE)
+        await self.until("room is noticed", FREE_S, lambda: self.all_say(full, False))
+        await self.some("after there was room")
+        await self.until("the cluster is back", BACK_S, self.is_back)
+        self.must_hold(await self.look())
+
+    async def all_say(self, nodes: list[Node], full: bool) -> bool:
+        states = [await self.health(node) for node in nodes]
+        return all(s.get("disk_full") is full for s in states)
+
+    async def refuses(self) -> bool:
+        """Does every node answer a write with 507?"""
+        for node in self.nodes.values():
+            status, body = await self.ask(node, "PUT", b"x")
+            if status != 507:
+                return False
+            if json.loads(body)["code"] != "no_space":
+                self.verdict.violations.append(f"node {node.id}: {body!r}")
+        return True
+
+    async def look_around(self) -> None:
+        """Reads go on at every node."""
+        for node in self.nodes.values():
+            status, body = await self.ask(node, "GET")
+            if status not in (200, 404):
+                self.verdict.violations.append(
+                    f"node {node.id}, while disks are full: a read gave {status} {body!r}")
+
+    async def ask(self, node: Node, method: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Status 0: no answer."""
+        connection = Connection(node.host, node.http)
+        try:
+            answer = await connection.ask(method, "/kv/refused", body, within_s=ASK_S)
+            return answer.status, answer.body
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            return 0, b""
+        finally:
+            connection.close()
