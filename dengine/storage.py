@@ -71,6 +71,7 @@ class Setup:
     boot_id: bytes  # 16 bytes that change whenever a page cache is lost
     progress: Callable[[int], None] | None = None  # told bytes as recovery reads them
     from_directory: bool = False  # identity and promise are those that lie in the directory
+    repair: bool = False  # a node alone goes on with what is left of it
     seed: int = field(default_factory=random_id)
     incarnation: int = field(default_factory=random_id)
     nonce: int = field(default_factory=random_id)
@@ -179,8 +180,7 @@ class Directory:
 
     def open_turn(self, setup: Setup) -> Turn:
         """The recovered core of the node in this directory. Raises the errors of recovery."""
-        names = sorted(os.listdir(os.path.join(self.path, "log")))
-        snapshots = sorted(os.listdir(os.path.join(self.path, "snapshot")))
+        names, snapshots = self._names()
         has_meta = os.path.lexists(os.path.join(self.path, "meta"))
         setup.progress = self._progress()
         self._reserve = 2 * setup.segment_bytes
@@ -188,6 +188,15 @@ class Directory:
         log.info("%s: %s", self.path, boot.found(turn))
         turn.on_snapshot = lambda work: self._begin(turn, work)
         return turn
+
+    def left(self, setup: Setup) -> int:
+        """The last entry that a repair would leave."""
+        return boot.what_is_left(os.fsencode(self.path), *self._names(), setup)
+
+    def _names(self) -> tuple[list[str], list[str]]:
+        """Of the files in log/ and in snapshot/."""
+        return (sorted(os.listdir(os.path.join(self.path, "log"))),
+                sorted(os.listdir(os.path.join(self.path, "snapshot"))))
 
     def _progress(self) -> Callable[[int], None]:
         """Says each second how much of the files is read: a start that takes longer says why."""

@@ -8,6 +8,10 @@ def open_turn(directory: bytes, has_meta: bool, names: list[str], snapshots: lis
               setup: object) -> Turn:
     """The core of the node in `directory`, recovered; its workers are not started yet."""
 
+def what_is_left(directory: bytes, names: list[str], snapshots: list[str],
+                 setup: object) -> int:
+    """The last entry that a start with `setup.repair` would go on from. It changes no entry."""
+
 def start(turn: Turn, event_fd: int) -> None:
     """Starts the flusher and the preparer; both tell `event_fd` (or -1: nobody)."""
 

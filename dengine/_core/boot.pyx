@@ -75,32 +75,13 @@ cdef Turn boot(const Io *io, bytes directory, bint has_meta, list names, list sn
 cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
                   object setup) except -1:
     """Snapshot and log, and all that is made from them: configuration, consensus, session."""
-    cdef Scan scan
-    cdef Found found
-    cdef bytes payload
     cdef list notes = []
-    turn.flusher = Worker()
-    turn.preparer = Worker()
-    turn.promise_ms = setup.promise_ms
-    turn.alone = len(setup.members) == 1
-    turn.checkpoint = Checkpoint()
-    turn.kv = turn.checkpoint.open(turn.io, directory + b"/snapshot", snapshots,
-                                   turn.meta.state.cluster, turn.preparer, notes, setup.progress)
-    turn.checkpoint.entries = setup.snapshot_entries
-    turn.checkpoint.bytes = setup.snapshot_bytes
-    turn.keep_bytes = setup.snapshot_keep_bytes
-    turn.log.open(turn.io, directory + b"/log", turn.meta.state.cluster,
-                  turn.meta.state.incarnation, setup.segment_bytes, turn.preparer)
-    turn.log.strategy = setup.strategy
-    turn.log.threshold = setup.threshold
-    turn.log.interval_us = setup.interval_us
-    turn.log.max_unflushed_us = setup.max_unflushed_us
-    turn.log.marks.hard = &turn.meta.hard
-    scan = recover(turn.log, names, &turn.checkpoint.base, turn.meta.state.known, turn.alone,
-                   setup.progress)
-    found = scan.found
-    payload = look(turn, found, directory, setup)               # may refuse: nothing is changed yet
+    cdef Scan scan = read_log(turn, directory, names, snapshots, setup, notes)
+    cdef Found found = scan.found
+    cdef bytes payload = look(turn, found, directory, setup)    # may refuse: nothing is changed yet
     if found.corrupt and not MUTANT(113):
+        if setup.repair:                        # what is gone is not missed again
+            turn.meta.state.known = min(turn.meta.state.known, turn.log.last)
         turn.meta.doubt()
     scan.finish()
     turn.log.keep_reserve()
@@ -123,11 +104,38 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     return open_state(turn, found, payload, setup)
 
 
+cdef Scan read_log(Turn turn, bytes directory, list names, list snapshots, object setup,
+                   list notes):
+    turn.flusher = Worker()
+    turn.preparer = Worker()
+    turn.promise_ms = setup.promise_ms
+    turn.alone = len(setup.members) == 1
+    turn.checkpoint = Checkpoint()
+    turn.kv = turn.checkpoint.open(turn.io, directory + b"/snapshot", snapshots,
+                                   turn.meta.state.cluster, turn.preparer, notes, setup.progress)
+    turn.checkpoint.entries = setup.snapshot_entries
+    turn.checkpoint.bytes = setup.snapshot_bytes
+    turn.keep_bytes = setup.snapshot_keep_bytes
+    turn.log.open(turn.io, directory + b"/log", turn.meta.state.cluster,
+                  turn.meta.state.incarnation, setup.segment_bytes, turn.preparer)
+    turn.log.strategy = setup.strategy
+    turn.log.threshold = setup.threshold
+    turn.log.interval_us = setup.interval_us
+    turn.log.max_unflushed_us = setup.max_unflushed_us
+    turn.log.marks.hard = &turn.meta.hard
+    return recover(turn.log, names, &turn.checkpoint.base, turn.meta.state.known,
+                   turn.alone and not setup.repair, setup.progress)
+
+
 cdef bytes look(Turn turn, Found found, bytes directory, object setup):
     """The configuration that acts, or None; sessions, which come with it from a snapshot."""
     cdef const Record *r
     cdef bytes payload = None
-    if turn.log.last_term > turn.meta.state.term:
+    if turn.log.last_term > turn.meta.state.term and setup.repair:
+        turn.meta.state.term = turn.log.last_term       # a lone voter asks nobody for a vote
+        turn.meta.state.vote = 0
+        found.corrupt = True
+    elif turn.log.last_term > turn.meta.state.term:
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
@@ -145,6 +153,9 @@ cdef bytes look(Turn turn, Found found, bytes directory, object setup):
         turn.config_index = found.config
     if payload is not None and setup.from_directory:
         one_voter(turn, directory, payload)
+    elif setup.repair:
+        raise CorruptionError(f"{fsdecode(directory)}: nothing is left that a node could go on "
+                              "with; nothing was changed; restore a backup into a new directory")
     return payload
 
 
@@ -214,6 +225,22 @@ def open_turn(bytes directory not None, bint has_meta, list names not None,
               list snapshots not None, setup) -> Turn:
     """The core of the node in `directory`, recovered; its workers are not started yet."""
     return boot(kernel(), directory, has_meta, names, snapshots, setup)
+
+
+def what_is_left(bytes directory not None, list names not None, list snapshots not None,
+                 setup) -> int:
+    """The last entry that a start with `setup.repair` would go on from. It changes no entry."""
+    cdef Turn turn = Turn()
+    turn.io = kernel()
+    turn.meta = Meta()
+    turn.log = Log()
+    try:
+        open_meta(turn.meta, turn.io, directory, True, [], setup)
+        look(turn, read_log(turn, directory, names, snapshots, setup, []).found, directory, setup)
+        return turn.log.last
+    finally:
+        turn.log.close()
+        turn.meta.close()
 
 
 def start(Turn turn not None, int event_fd):

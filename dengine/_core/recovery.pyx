@@ -99,7 +99,7 @@ cdef class Scan:
         """Of several faults the first is told: the others follow from it."""
         if self.alone:
             raise CorruptionError(f"{what}; nothing was changed; restore the directory from a "
-                                  "backup")
+                                  "backup, or let `dengine repair` go on with what is left")
         if not self.found.corrupt:
             self.found.notes.append(f"{what}; the log is good up to entry {self.log.last}, the "
                                     "rest comes from the leader again")
@@ -352,7 +352,8 @@ cdef class Scan:
     cdef int tidy(self) except -1:
         """Removes what is dead; the names that stay are durable before anything relies on them."""
         cdef Log log = self.log
-        if self.stale and not MUTANT(83):       # the newest mark may lie in them, or name them
+        # the newest mark may lie in what goes, or name it
+        if (self.stale or self.found.corrupt) and not MUTANT(83):
             log.check(refresh(&log.marks, log.io), "synced")
         FAILPOINT(b"recovery.tidy")
         for name in self.stale:
