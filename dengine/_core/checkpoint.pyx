@@ -12,7 +12,7 @@ from dengine._core.snapshot cimport remove as remove_now
 from dengine._core.types cimport MAX_MEMBERS, SNAPSHOT_RETRY_US, SNAPSHOTS
 
 from dengine._core.snapshot import snapshot_name, sort_names
-from dengine.errors import CorruptionError, FormatError
+from dengine.errors import CorruptionError, FormatError, StorageError
 
 
 cdef class Checkpoint:
@@ -28,7 +28,11 @@ cdef class Checkpoint:
         for name in found:
             try:
                 self.load(name, cluster, kv, progress)
-            except CorruptionError as error:
+            except FormatError:
+                raise
+            except StorageError as error:       # one that the disk does not return is none either
+                if name == found[len(found) - 1] and not isinstance(error, CorruptionError):
+                    raise
                 notes.append(f"a snapshot is left out: {error}")
                 self.damaged.append(name)
                 kv = KV()

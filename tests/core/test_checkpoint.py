@@ -1,6 +1,7 @@
 """Snapshots in the life of a node: taken, started from, installed; what each damage comes to."""
 from __future__ import annotations
 
+import errno
 import random
 import struct
 
@@ -104,6 +105,20 @@ def test_without_the_newest_the_one_before_and_the_log_make_the_same_state(make)
     assert newest + ".corrupt" in c.nodes[0].disk.names(SNAPSHOTS)
     write(c, 100)
     assert len(c.snapshots(0)) == 2
+
+
+@pytest.mark.parametrize("nth", [2, 3, 4])
+def test_one_that_the_disk_does_not_return_is_left_out(make, nth):
+    c = make(1)
+    write(c, 200)
+    before = c.items(0)
+    c.stop(0)
+    newest = c.snapshots(0)[-1]
+    c.nodes[0].disk.fail("read", nth, errno.EIO)    # the first is that of `meta`
+    c.boot(0)
+    assert agree(c) == before
+    assert newest not in c.snapshots(0)
+    write(c, 100)
 
 
 def test_without_any_snapshot_a_node_alone_refuses(make):
