@@ -18,6 +18,7 @@ cdef enum:
     MARK_MAGIC = 0x6B72616D     # "mark"
     MODE = 0o600
     ZEROS = 64 << 10            # bytes of zeros per write: larger ones make large folios
+    PACE = 1 << 20              # bytes of zeros per sync: syncs of the log wait for no more of them
 
 
 cdef void mark_encode(char *page, const Position *p, uint64_t sequence) noexcept nogil:
@@ -179,10 +180,16 @@ cdef int prepare(Job *job, const Io *io) noexcept nogil:
     part.iov_base = calloc(1, ZEROS)
     if part.iov_base == NULL:
         return 12                                   # ENOMEM
+    if job.old != NULL:
+        error = -io.rename(io.ctx, job.old, job.path)
+        if MUTANT(133):
+            at = job.size
     while at < job.size and error == 0:
         part.iov_len = ZEROS if job.size - at > ZEROS else job.size - at
         error = FAILPOINT(b"prepare.write") or write_all(io, job.fd, &part, 1, at)
         at += part.iov_len
+        if error == 0 and at % PACE == 0 and at < job.size:
+            error = -io.fdatasync(io.ctx, job.fd)
     free(part.iov_base)
     if error == 0:
         error = -io.fdatasync(io.ctx, job.fd)

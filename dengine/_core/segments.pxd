@@ -53,6 +53,7 @@ cdef class Segments:
     cdef uint64_t written                   # in the files, that is in the page cache, up to here
     cdef uint64_t stalls                    # rolls that had to wait for prepared space
     cdef uint64_t stall_us                  # how long, together
+    cdef uint64_t recycled                  # segments made of old ones
     cdef uint64_t blocked_us                # in system calls that may block, stalls among them
     cdef uint64_t segment_bytes             # largest size
     cdef Segment **segments                 # live ones, by epoch
@@ -66,6 +67,7 @@ cdef class Segments:
     cdef Job *preparing_job
     cdef uint64_t preparing_until           # its number
     cdef bytes preparing_path
+    cdef bytes preparing_old
     cdef bytes prepared_path
     cdef uint64_t next_epoch
     cdef uint64_t next_size
@@ -101,6 +103,9 @@ cdef class Segments:
     cdef int await_prepared(self) except -1
     cdef Segment *new_segment(self, uint64_t least, Job *job) except? NULL
     cdef Segment *begin(self, uint64_t epoch, uint64_t size, Job *job) except? NULL
+    cdef Segment *prepare(self, uint64_t epoch, uint64_t size, int fd, Job *job) except NULL
+    cdef int submit_prepare(self, Segment *s, Job *job) except -1
+    cdef bint recycle(self, const Segment *s) except -1
     cdef Segment *at_once(self, uint64_t least) except NULL
     cdef Segment *take_reserve(self, uint64_t least) except NULL
     cdef int no_room(self, int error, str what) except -1

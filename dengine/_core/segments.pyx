@@ -170,7 +170,8 @@ cdef class Segments:
     cdef int remove(self, Segment *s) except -1:
         if s.map != NULL:
             self.io.unmap(self.io.ctx, s.map, s.size)
-        self.preparer.remove(self.path(s.epoch), s.fd)
+        if not self.recycle(s):
+            self.preparer.remove(self.path(s.epoch), s.fd)
         segment_free(s)
         self.scratch_first = 0
         return 0
@@ -200,11 +201,31 @@ cdef class Segments:
         self.blocked_us += self.io.now_us(self.io.ctx) - start
         if s == NULL:
             return self.no_room(job.error, "given the next segment")
+        return self.submit_prepare(s, job)
+
+    cdef int submit_prepare(self, Segment *s, Job *job) except -1:
         self.preparing = s
-        job.tag = self.preparing.epoch
+        job.tag = s.epoch
         self.preparing_job = job
         self.preparing_until = self.preparer.submit()
         return 0
+
+    cdef bint recycle(self, const Segment *s) except -1:
+        """The file of one that nothing needs becomes the next, where that is due: no block of the
+        disk changes hands."""
+        cdef Job *job
+        cdef Segment *next
+        if (self.prepared != NULL or self.preparing != NULL or s.size != self.next_size
+                or not self.preparer.has_room(1)):
+            return False
+        job = self.preparer.slot()
+        next = self.prepare(self.next_epoch, s.size, s.fd, job)
+        self.next_epoch += 1
+        self.preparing_old = self.path(s.epoch)
+        job.old = self.preparing_old
+        self.submit_prepare(next, job)
+        self.recycled += 1
+        return True
 
     cdef int prepared_done(self, const Job *job) except -1:
         cdef Segment *s = self.preparing
@@ -244,15 +265,16 @@ cdef class Segments:
 
     cdef Segment *begin(self, uint64_t epoch, uint64_t size, Job *job) except? NULL:
         """Likewise, whatever it is for. NULL: there is no file, job.error says why."""
-        cdef bytes new = self.path(epoch)
-        cdef bytes temporary = new + b".new"
-        cdef int fd = self.io.open(self.io.ctx, temporary, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC
-                                   | O_NOFOLLOW, MODE)
+        cdef int fd = self.io.open(self.io.ctx, self.path(epoch) + b".new", O_RDWR | O_CREAT
+                                   | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, MODE)
         if fd < 0:
             job.error = -fd
             return NULL
-        self.preparing_path = temporary
-        self.prepared_path = new
+        return self.prepare(epoch, size, fd, job)
+
+    cdef Segment *prepare(self, uint64_t epoch, uint64_t size, int fd, Job *job) except NULL:
+        self.prepared_path = self.path(epoch)
+        self.preparing_path = self.prepared_path + b".new"
         memset(job, 0, sizeof(Job))
         job.kind = JOB_PREPARE
         job.fd = fd

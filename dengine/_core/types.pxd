@@ -155,6 +155,7 @@ ctypedef struct Job:
     void (*release)(void *) noexcept nogil      # FREE: of owner, also where the job is never run
     uint64_t tag                # the turn's own
     const char *path            # PREPARE: owned by the turn like iov
+    const char *old             # likewise: a file that becomes `path` first; or NULL
     const char *to
     const char *directory
     uint64_t not_before_us

@@ -289,4 +289,6 @@ MUTANTS = {
         "§3 Full disk", ("tests/scenarios/test_scenarios.py",)),
     132: Mutant("a leader whose disk is full keeps the lead",
         "§3 Full disk", ("tests/scenarios/test_scenarios.py",)),
+    133: Mutant("an old segment becomes the next with what stood in it",
+        "§3 Recycling"),
 }

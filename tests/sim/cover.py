@@ -15,7 +15,8 @@ EXPECTED = (
     "stopped by its disk", "start: an empty directory", "start: nothing to repair",
     "start: a torn tail cut", "start: in doubt", "start: from a snapshot",
     "snapshot taken", "snapshot failed", "snapshot installed",
-    "log compacted", "log cut", "election by all, marked", "committed entries that no disk had",
+    "log compacted", "segment recycled", "log cut", "election by all, marked",
+    "committed entries that no disk had",
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
     "client gave up", "client repeated",
     *(f"answer: {status}" for status in (

@@ -350,6 +350,7 @@ cdef class Network(Nodes):
                     table[f"role: {ROLES[i]} -> {ROLES[j]}"] = self.roles[i][j]
         table["log cut"] = self.checks.cuts
         table["log compacted"] = self.compacted
+        table["segment recycled"] = self.recycled
         table["election by all, marked"] = self.checks.by_all
         table["committed entries that no disk had"] = self.checks.lost_writes
         return table

@@ -34,6 +34,7 @@ cdef class SimNode:
     cdef uint64_t turns                     # likewise
     cdef uint64_t first                     # likewise: the oldest entry of its log
     cdef bint full, packed                  # likewise: what its disk has no room for
+    cdef uint64_t recycled                  # likewise
 
 
 cdef class Nodes(Events):
@@ -45,6 +46,7 @@ cdef class Nodes(Events):
     cdef public object on_stop              # called with a node that its disk stopped; or None
     cdef readonly set broken                # nodes whose disks may fail
     cdef uint64_t compacted                 # times that a log lost its oldest segments
+    cdef uint64_t recycled                  # segments made of old ones
     cdef set lying                          # those whose syncs may fail
     cdef uint64_t roles[4][4]               # changes from one to another
 

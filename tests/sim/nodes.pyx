@@ -159,6 +159,7 @@ cdef class Nodes(Events):
         node.paused = node.syncing = node.preparing = False
         node.late_us = node.role = node.turns = 0
         node.full = node.packed = False
+        node.recycled = 0
         node.first = node.turn.log.first()
         node.deferred = []
         core.attach(node.turn, Loop(self, node))
@@ -310,6 +311,8 @@ cdef class Nodes(Events):
         self.steps += turn.turns != node.turns
         node.turns = turn.turns
         self.compacted += turn.log.first() > node.first
+        self.recycled += turn.log.recycled - node.recycled
+        node.recycled = turn.log.recycled
         if turn.transfer.installed != node.installed:
             node.installed = turn.transfer.installed
             self.count("snapshot installed")
