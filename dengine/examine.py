@@ -40,6 +40,8 @@ def look_around(found: Examination) -> tuple[list[str], list[str]]:
                     name in inside):
                 inside[name] = [os.fsdecode(n) for n in sorted(os.listdir(
                     os.path.join(found.path, os.fsencode(name))))]
+        elif name == "meta.lost":
+            found.say(Severity.FINE, name, "a `meta` that a rejoin replaced; nothing reads it")
         elif name == "meta.new":
             found.say(Severity.FINE, name, "a `meta` that was not made to its end; left alone")
         else:

@@ -125,7 +125,7 @@ def test_a_lost_meta(directory: Path) -> None:
     with pytest.raises(CorruptionError, match=r"no file `meta`.*vote is lost.*put the file back"):
         dengine.open(directory)
     (directory / "meta").write_bytes(bytes(len(meta)))
-    with pytest.raises(CorruptionError, match=r"meta: both copies.*restore the directory"):
+    with pytest.raises(CorruptionError, match=r"meta: both copies.*restore a backup"):
         dengine.open(directory)
     (directory / "meta").write_bytes(meta[:PAGE] + bytes(PAGE))     # one is enough
     with dengine.open(directory) as store:

@@ -43,7 +43,8 @@ cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list n
         if names and not MUTANT(69):
             raise CorruptionError(
                 f"{fsdecode(directory)}: there is a log or a snapshot but no file `meta`, so this "
-                "node's vote is lost; nothing was changed; put the file back")
+                "node's vote is lost; nothing was changed; put the file back, or let `dengine "
+                "rejoin` ask the other nodes")
         return meta.create(io, directory, setup.cluster, setup.node, setup.incarnation,
                            setup.boot_id, setup.strategy == MEM_FIRST)
     meta.open(io, directory)
@@ -139,7 +140,7 @@ cdef bytes look(Turn turn, Found found, bytes directory, object setup):
         raise CorruptionError(
             f"{fsdecode(directory)}: the log holds term {turn.log.last_term}, the file `meta` only "
             f"{turn.meta.state.term}, so this node's vote is lost; nothing was changed; put the "
-            "newer `meta` back")
+            "newer `meta` back, or let `dengine rejoin` ask the other nodes")
     # Session 0 of a lone voter goes on over its starts; a cluster's are told apart by their
     # ids, and new entries may have indexes that this log had at its start, before a cut.
     turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,

@@ -79,7 +79,8 @@ cdef class Meta:
         if best < 0:
             raise CorruptionError(
                 f"{fsdecode(self.path)}: both copies of the hard state are damaged, so this node's "
-                "vote is lost; nothing was changed; restore the directory from a backup")
+                "vote is lost; nothing was changed; a node alone: restore a backup; one of a "
+                "cluster: let `dengine rejoin` ask the others")
         self.state = slots[best]
         if (faults[1 - best] or slots[1 - best].sequence != self.state.sequence) and not MUTANT(68):
             self.write(pages + best * PAGE, 1 - best)   # a save always begins with two good slots

@@ -1,4 +1,4 @@
-"""A data directory made from a snapshot: one node alone, of a new cluster.
+"""A data directory made from a snapshot: one node alone, of a new cluster. Or only its `meta`.
 
 It knows the order: what is in the directory counts only once the file `meta` is there.
 """
@@ -12,7 +12,7 @@ from dengine._core.kv cimport KV
 from dengine._core.meta cimport Meta
 from dengine._core.session cimport Session
 from dengine._core.snapshot cimport SnapshotHeader, SnapshotReader, SnapshotWriter
-from dengine._core.types cimport JUMP, Io
+from dengine._core.types cimport JUMP, MEM_FIRST, Io
 
 
 def restore(bytes file not None, bytes directory not None, setup, progress) -> dict:
@@ -54,3 +54,18 @@ def restore(bytes file not None, bytes directory not None, setup, progress) -> d
     meta.close()
     return {"index": h.index, "term": h.term, "keys": kv.count, "revision": kv.revision,
             "from_cluster": reader.header.cluster, "cluster": setup.cluster}
+
+
+def rejoin(bytes directory not None, setup, uint64_t term) -> None:
+    """A new file `meta` for the node of `setup`: its vote in `term` is its own, and it is in doubt.
+    What was there is kept as `meta.lost`."""
+    cdef const Io *io = kernel()
+    cdef Meta meta = Meta()
+    cdef bytes path = directory + b"/meta"
+    io.rename(io.ctx, path, path + b".lost")    # it may be missing
+    meta.state.term = term
+    meta.state.vote = setup.node
+    meta.state.doubt = 1
+    meta.create(io, directory, setup.cluster, setup.node, setup.incarnation, setup.boot_id,
+                setup.strategy == MEM_FIRST)
+    meta.close()

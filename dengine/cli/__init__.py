@@ -14,6 +14,7 @@ from dengine.cli.cluster import cluster
 from dengine.cli.config import config
 from dengine.cli.kv import delete, get, put
 from dengine.cli.log import log
+from dengine.cli.rejoin import rejoin
 from dengine.cli.repair import repair
 from dengine.cli.serve import serve
 from dengine.cli.status import status
@@ -60,6 +61,6 @@ def version() -> None:
         click.echo("dengine, from a checkout that is not installed")
 
 
-for command in (serve, cluster, put, get, delete, status, config, check, repair, log, snapshot,
-                backup, restore, version):
+for command in (serve, cluster, put, get, delete, status, config, check, repair, rejoin, log,
+                snapshot, backup, restore, version):
     root.add_command(command)
