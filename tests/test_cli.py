@@ -216,6 +216,7 @@ def test_nobody_answers(closed):
 
 @pytest.mark.parametrize(("status", "code", "kind"), [
     (413, "too_large", errors.TooLargeError),
+    (507, "no_space", errors.NoSpaceError),
     (400, "not_supported_yet", errors.RequestError),
     (404, "no_such_route", errors.RequestError),
     (414, "", errors.TooLargeError),

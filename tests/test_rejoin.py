@@ -1,5 +1,6 @@
 """`dengine rejoin`: a node that lost its vote, with real processes."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dengine.cli import root
+from dengine.examine import examine
 from tests.cluster import Cluster, eventually
 
 SETTLE_S = 5.0
@@ -78,6 +80,10 @@ def test_a_node_without_its_vote_comes_back(
 
     done = rejoin(cluster, victim, *others)
     assert done.exit_code == 0, done.output
+    said = examine(str(cluster.nodes[victim].data)).meta
+    assert said is not None
+    assert (said["vote"], said["doubt"]) == (victim, 1)     # so it votes for nobody else in it
+    assert said["term"] >= term
     cluster.start(victim)
     cluster.wait_caught_up(victim)
     eventually("it recovers", lambda: (cluster.health(victim) or {}).get("recovering") is False,
@@ -109,6 +115,22 @@ def test_until_it_has_caught_up_its_vote_helps_nobody(cluster: Cluster) -> None:
         eventually("a leader with its vote", cluster.leader, ELECTION_S)
     cluster.start(leader)
     put(cluster, cluster.wait_leader(), "b")
+
+
+def test_a_node_that_forgot_its_terms_is_no_witness(cluster: Cluster) -> None:
+    leader = cluster.wait_leader()
+    victim, wiped = (i for i in (1, 2, 3) if i != leader)
+    put(cluster, leader, "a")
+    cluster.wait_caught_up(victim)
+    for node in (victim, wiped):
+        assert cluster.terminate(node) == 0
+    shutil.rmtree(cluster.nodes[wiped].data)
+    cluster.start(wiped)
+    meta = cluster.nodes[victim].data / "meta"
+    meta.unlink()
+    refused = rejoin(cluster, victim, leader, wiped)
+    assert (refused.exit_code, "has no log" in refused.output) == (3, True)
+    assert not meta.exists()
 
 
 def test_of_another_cluster(cluster: Cluster, tmp_path: Path) -> None:

@@ -352,8 +352,7 @@ cdef class Scan:
     cdef int tidy(self) except -1:
         """Removes what is dead; the names that stay are durable before anything relies on them."""
         cdef Log log = self.log
-        # the newest mark may lie in what goes, or name it
-        if (self.stale or self.found.corrupt) and not MUTANT(83):
+        if self.stale and not MUTANT(83):       # the newest mark may lie in them, or name them
             log.check(refresh(&log.marks, log.io), "synced")
         FAILPOINT(b"recovery.tidy")
         for name in self.stale:

@@ -78,4 +78,8 @@ def term_of(url: str, cluster: int) -> tuple[int, int]:
     if said.get("cluster_id") != f"{cluster:016x}":
         raise errors.FormatError(f"{url} is of cluster {said.get('cluster_id')}, not of "
                                  f"{cluster:016x}: nothing was changed; name this cluster's nodes")
+    if not said["formed"]:                      # with an empty directory: it forgot its terms
+        raise errors.UnavailableError(
+            f"node {said['node_id']} at {url} has no log, so it cannot say which terms there were: "
+            "nothing was changed; put its directory back first")
     return int(said["node_id"]), int(said["term"])

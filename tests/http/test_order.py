@@ -64,7 +64,8 @@ def test_writes() -> None:
 
 @pytest.mark.parametrize(("status", "method", "expected"), [
     (3, b"PUT", (503, "not_proposed")), (4, b"PUT", (504, "outcome_unknown")),
-    (6, b"DELETE", (503, "stopped")), (5, b"GET", (503, "unavailable"))])
+    (6, b"DELETE", (503, "stopped")), (5, b"GET", (503, "unavailable")),
+    (7, b"PUT", (507, "no_space"))])
 def test_outcomes(status: int, method: bytes, expected: tuple[int, str]) -> None:
     async def test(server: Server) -> None:
         server.turn.hold = True
