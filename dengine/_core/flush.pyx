@@ -116,9 +116,9 @@ cdef uint64_t pages_between(const Position *synced, const Position *to) noexcept
 cdef int sync(Job *job, const Io *io) noexcept nogil:
     cdef Marks *m = <Marks *>job.state
     cdef Position written
-    cdef uint64_t start
+    cdef uint64_t start, epoch = m.done.epoch
     cdef bint marked
-    cdef int error = 0
+    cdef int error = 0, before = m.fd
     if job.late:
         start = io.now_us(io.ctx)
         read_written(m, &written)
@@ -148,6 +148,9 @@ cdef int sync(Job *job, const Io *io) noexcept nogil:
         store_release(&m.sync_us, m.sync_us + job.took_us)
         if job.took_us > m.longest_us:
             store_release(&m.longest_us, job.took_us)
+        if epoch != m.done.epoch and before >= 0 and not MUTANT(134):
+            error = write_mark(m, io, before)       # the segment before names the new one
+            m.fresh = True
     return error
 
 

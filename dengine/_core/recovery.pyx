@@ -145,6 +145,8 @@ cdef class Scan:
             if mark_decode(self.window, &p, &sequence) == 0 and sequence > self.found.sequence:
                 self.found.mark = p
                 self.found.sequence = sequence
+                if p.epoch >= self.log.next_epoch:      # its file is gone, its name is used
+                    self.log.next_epoch = p.epoch + 1
         return 0
 
     cdef set dead(self, list opened):

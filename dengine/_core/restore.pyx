@@ -7,6 +7,7 @@ from libc.string cimport memset
 
 from dengine._core.checkpoint cimport engine_encode
 from dengine._core.codec cimport VOTER, Members, fill_member
+from dengine._core.fault cimport MUTANT
 from dengine._core.kernel cimport kernel
 from dengine._core.kv cimport KV
 from dengine._core.meta cimport Meta
@@ -59,13 +60,17 @@ def restore(bytes file not None, bytes directory not None, setup, progress) -> d
 def rejoin(bytes directory not None, setup, uint64_t term) -> None:
     """A new file `meta` for the node of `setup`: its vote in `term` is its own, and it is in doubt.
     What was there is kept as `meta.lost`."""
-    cdef const Io *io = kernel()
+    renew(kernel(), directory, setup, term)
+
+
+cdef int renew(const Io *io, bytes directory, object setup, uint64_t term) except -1:
     cdef Meta meta = Meta()
     cdef bytes path = directory + b"/meta"
     io.rename(io.ctx, path, path + b".lost")    # it may be missing
     meta.state.term = term
-    meta.state.vote = setup.node
-    meta.state.doubt = 1
+    meta.state.vote = 0 if MUTANT(135) else setup.node
+    meta.state.doubt = 0 if MUTANT(136) else 1
     meta.create(io, directory, setup.cluster, setup.node, setup.incarnation, setup.boot_id,
                 setup.strategy == MEM_FIRST)
     meta.close()
+    return 0

@@ -149,7 +149,6 @@ def test_a_missing_segment_is_refused(segments: int) -> None:
 
 
 def test_a_missing_segment_that_only_a_mark_names_is_refused() -> None:
-    """The newest segment was synced once: its mark names the one before, nothing names it."""
     disk = Disk(5, 2 * SEGMENT)
     log = LogBench(disk, segment_bytes=SEGMENT)
     while len(log.segments) < 3:
@@ -162,6 +161,25 @@ def test_a_missing_segment_that_only_a_mark_names_is_refused() -> None:
     disk.remove(name(2))
     with pytest.raises(CorruptionError, match=r"0002\.seg is missing"):
         LogBench(disk, segment_bytes=SEGMENT)
+
+
+def test_a_new_segment_that_was_synced_once_is_named_by_the_one_before() -> None:
+    disk = Disk(5, 2 * SEGMENT)
+    log = LogBench(disk, segment_bytes=SEGMENT)
+    while len(log.segments) < 2:
+        log.append(1, COMMAND, b"y" * 1500)
+        log.write()
+        log.run()
+        log.reap()
+    disk.kill()
+    disk.remove(name(2))
+    with pytest.raises(CorruptionError, match=r"0002\.seg is missing"):
+        LogBench(disk, segment_bytes=SEGMENT)
+    log = LogBench(disk, segment_bytes=SEGMENT, alone=False)
+    while len(log.segments) < 2:
+        log.append(1, COMMAND, b"z" * 1500)
+        log.settle()
+    assert log.segments[-1][0] == 3             # no name is used twice
 
 
 def test_without_its_marks_a_log_is_what_the_disk_returns() -> None:

@@ -291,4 +291,10 @@ MUTANTS = {
         "§3 Full disk", ("tests/scenarios/test_scenarios.py",)),
     133: Mutant("an old segment becomes the next with what stood in it",
         "§3 Recycling"),
+    134: Mutant("no mark in the segment before names the new one",
+        "§3 Marks", ("tests/core/test_recovery.py",)),
+    135: Mutant("a node that lost its vote may vote again in the newest term",
+        "§3 meta"),
+    136: Mutant("a node that lost its vote is not in doubt",
+        "§3 meta", ("tests/test_rejoin.py",)),
 }

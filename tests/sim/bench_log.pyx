@@ -36,7 +36,7 @@ cdef class LogBench:
 
     def __init__(self, Disk disk, str directory="log", *, int strategy=0, int segment_bytes=1 << 14,
                  int threshold=100, int interval_us=20000, int max_unflushed_us=200000,
-                 uint64_t cluster=7, uint64_t incarnation=9):
+                 uint64_t cluster=7, uint64_t incarnation=9, bint alone=True):
         self.disk = disk
         self.io = kernel() if disk is None else &disk.io
         self.directory = directory
@@ -54,7 +54,7 @@ cdef class LogBench:
         names = sorted(os.listdir(directory)) if disk is None else disk.names(directory)
         cdef Base base
         memset(&base, 0, sizeof(base))
-        cdef Scan scan = recover(self.log, names, &base, 0, True, None)
+        cdef Scan scan = recover(self.log, names, &base, 0, alone, None)
         scan.finish()
         self.found = scan.found
 
