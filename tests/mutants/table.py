@@ -294,7 +294,7 @@ MUTANTS = {
     134: Mutant("no mark in the segment before names the new one",
         "§3 Marks", ("tests/core/test_recovery.py",)),
     135: Mutant("a node that lost its vote may vote again in the newest term",
-        "§3 meta"),
+        "§3 meta", ("tests/test_rejoin.py",)),
     136: Mutant("a node that lost its vote is not in doubt",
         "§3 meta", ("tests/test_rejoin.py",)),
 }

@@ -47,6 +47,7 @@ cdef class Checks:
     cdef Map leaders                        # term -> node + 1
     cdef Map votes                          # term << 4 | node -> vote in durable bytes
     cdef Map sure                           # likewise, of a node that was not in doubt then
+    cdef Map given                          # likewise -> vote that it sent
     cdef Map noops                          # term -> index of its no-op
     cdef Words lost[MAX_MEMBERS]            # index and entry of what a page cache held
     cdef Words rotten[MAX_MEMBERS]          # likewise, of what the disk held and returns no more
@@ -67,6 +68,7 @@ cdef class Checks:
     cdef int loses_cache(self, int node) except -1                  # it is dead
     cdef int damaged(self, int node, uint64_t index) except -1      # likewise: from this entry on
     cdef int forget(self, int node) except -1
+    cdef int renewed(self, int node, uint64_t term) except -1       # it lost its hard state
     cdef int after(self, int node, Turn turn) except -1             # each step
     cdef int meta_synced(self, int node) except -1          # a slot may have reached the platter
     cdef int at_rest(self, int node, bint broken) except -1         # no save is under way

@@ -88,7 +88,7 @@ cdef class Checks:
         self.turns = [None] * nodes
         self.commands = []
         self.chain, self.leaders, self.votes = Map(), Map(), Map()
-        self.sure, self.noops = Map(), Map()
+        self.sure, self.given, self.noops = Map(), Map(), Map()
 
     def __dealloc__(self):
         cdef int i
@@ -184,6 +184,12 @@ cdef class Checks:
         """Its directory is gone: nothing that it held counts."""
         self.logs[node].count = self.lost[node].count = self.rotten[node].count = 0
         self.cached[node] = self.synced[node] = self.term[node] = self.vote[node] = 0
+        return 0
+
+    cdef int renewed(self, int node, uint64_t term) except -1:
+        """It may have saved a later term than any other node, and told nobody."""
+        self.term[node] = term
+        self.vote[node] = node + 1
         return 0
 
     cdef int after(self, int node, Turn turn) except -1:
@@ -475,6 +481,9 @@ cdef class Checks:
         if voted and self.votes.get(f.term << 4 | node) != <uint64_t>to + 1:
             raise Violation(f"node {node + 1} votes for {to + 1} in term {f.term} before that is "
                             "saved")
+        if voted and self.given.first(f.term << 4 | node, to + 1) != <uint64_t>to + 1:
+            raise Violation(f"node {node + 1} votes for {to + 1} in term {f.term}, in which it has "
+                            f"voted for {self.given.get(f.term << 4 | node)}")
         if voted and not f.flags & MARKED and self.forgets(node):
             raise Violation(f"node {node + 1} votes for {to + 1} without a mark, and has forgotten "
                             f"the committed entry {self.forgets(node)}")

@@ -6,18 +6,23 @@ from dengine._core cimport frames
 from dengine._core.codec cimport (DELETE, DELETE_IF, EXISTS, GET, IS_REVISION, PUT, PUT_IF,
                                   encode_delete, encode_delete_if, encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
+from dengine._core.restore cimport renew
 from dengine._core.segments cimport Segment, offset_of
-from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK
+from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK, PAGE
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
+from tests.sim.disk cimport Disk
 from tests.sim.platter cimport clock_us
 from tests.sim.events cimport EV_CLIENT
 from tests.sim.network cimport MemLink
 from tests.sim.nodes cimport SimNode
 
 from dengine._core import boot
+from dengine.judge import Examination
 from tests.sim.checks import Violation
 from tests.sim.nodes import PATH
+from tests.torture.start import names_of, reader_of
 
+META = PATH + "/meta"
 
 STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped",
             "no space")
@@ -337,6 +342,36 @@ cdef class Cluster(Network):
         (<SimNode>self.nodes[i]).disk.flip(f"{PATH}/snapshot/{name}", bit)
         if only:
             self.checks.damaged(i, 1)
+
+    def lose_meta(self, int i, uint64_t bit, bint gone):
+        """The hard state of a dead node goes bad in both copies, or its file is gone."""
+        cdef Disk disk = (<SimNode>self.nodes[i]).disk
+        self.count("hard state lost")
+        if gone:
+            disk.remove(META)
+        else:
+            disk.flip(META, bit)
+            disk.flip(META, 8 * PAGE + bit)
+
+    def rejoin(self, int i):
+        """What `dengine rejoin` makes of it, where all others say which terms there were. Does the
+        node have a hard state?"""
+        cdef SimNode node = <SimNode>self.nodes[i]
+        cdef SimNode other
+        cdef uint64_t term
+        found = Examination(reader_of(node.disk), PATH.encode()).judge(*names_of(node.disk))
+        if found.meta is not None and found.term <= found.meta["term"]:
+            return True
+        term = found.term
+        for other in self.nodes:
+            if other is not node:
+                if not other.alive or not other.turn.raft.formed:
+                    return False
+                term = max(term, other.turn.raft.saved_term)
+        self.count("rejoined")
+        renew(&node.disk.io, PATH.encode(), node.setup, term)
+        self.checks.renewed(i, term)
+        return True
 
     def snapshots(self, int i):
         """The names of the complete snapshots of node i, oldest first."""

@@ -11,7 +11,7 @@ EXPECTED = (
     "suspend", "stall", "cut", "cut one way", "one isolated", "partition", "ring", "disconnect",
     "sync error", "write error", "torn write", "full disk", "full disk noticed",
     "full disk has room again", "full disk: entries left out", "bit flip in one copy of meta",
-    "bit flip in a record", "bit flip in a snapshot",
+    "bit flip in a record", "bit flip in a snapshot", "hard state lost", "rejoined",
     "stopped by its disk", "start: an empty directory", "start: nothing to repair",
     "start: a torn tail cut", "start: in doubt", "start: from a snapshot",
     "snapshot taken", "snapshot failed", "snapshot installed",

@@ -20,6 +20,7 @@ from tests.sim.plan import MS, Fault, Plan, plan
 SECOND = 1_000_000
 PAGE, SLOT = 4096, 96       # bytes: of meta's two blocks, and used in each
 HEADER = 32                 # bytes before the payload of a record
+RETRY_MS = 50               # until the others answer one that lost its vote
 SERVICE_US = 10 * SECOND    # within which a cluster with a connected majority serves
 PEACE_US = 15 * SECOND      # within which a healed one serves and agrees
 
@@ -40,6 +41,7 @@ class Run:
         self.apart = (-1, -1)                   # two nodes of which one does not hear the other
         self.down = -1                          # the node that stays dead, whoever would start it
         self.slow = -1                          # the node whose disk finishes nothing
+        self.voteless = -1                      # the node that lost its hard state
 
     def __call__(self) -> Run:
         c, p = self.cluster, self.plan
@@ -74,6 +76,12 @@ class Run:
         if self._alive(node) or node == self.down:
             return
         c.mend(node)
+        if node == self.voteless:
+            c.free(node)                        # whoever puts this right makes room too
+            if not c.rejoin(node):
+                self._boot_in(node, RETRY_MS)
+                return
+            self.voteless = -1
         c.boot(node)
 
     def _kill(self, node: int, fault: Fault, power: bool = False) -> None:
@@ -219,6 +227,15 @@ class Run:
             size = len(c.nodes[node].disk.read(f"/node/snapshot/{names[-1]}"))
             c.damage_snapshot(node, names[-1], fault.other % (8 * size), only)
 
+    def _lose_meta(self, node: int, fault: Fault) -> None:
+        """Its log stays; the others say in which term it may go on."""
+        c = self.cluster
+        if c.well() and node not in c.broken and c.synced(node):
+            c.kill(node) if fault.other & 1 else c.stop(node)
+            c.lose_meta(node, fault.other // 4 % (8 * SLOT), bool(fault.other & 2))
+            self.voteless = node
+            self._boot_in(node, fault.for_ms)
+
     # ------------------------------------------------------------------------------ what is owed
     def _heal(self) -> None:
         c = self.cluster
@@ -231,6 +248,7 @@ class Run:
             c.go_on(c.nodes[node])
             c.mend(node)
             c.free(node)
+        for node in sorted(range(self.plan.nodes), key=lambda n: n == self.voteless):
             self._boot(node)
 
     def _serve(self, nodes: list[int], what: str) -> None:
