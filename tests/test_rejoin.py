@@ -101,6 +101,33 @@ def test_a_node_without_its_vote_comes_back(
     assert (again.exit_code, "needs nothing else" in again.output) == (0, True)
 
 
+def test_an_older_copy_of_a_directory(cluster: Cluster, tmp_path: Path) -> None:
+    """Put back beside nodes that know of a later start, it stops by itself: it forgot votes."""
+    leader = cluster.wait_leader()
+    victim, third = (i for i in (1, 2, 3) if i != leader)
+    put(cluster, leader, "a")
+    cluster.wait_caught_up(victim)
+    assert cluster.terminate(victim) == 0
+    data = cluster.nodes[victim].data
+    older = tmp_path / "older"
+    shutil.copytree(data, older)
+    cluster.start(victim)
+    put(cluster, victim, "b")
+    assert cluster.terminate(victim) == 0
+    shutil.rmtree(data)
+    shutil.copytree(older, data)
+    process = cluster.spawn(victim)
+    assert process.wait(10) == 1
+    told = cluster.nodes[victim].log.read_text()
+    assert "knows of a later start" in told
+    assert "dengine rejoin" in told
+    (data / "meta").rename(data / "meta.older")
+    assert rejoin(cluster, victim, leader, third).exit_code == 0
+    cluster.start(victim)
+    cluster.wait_caught_up(victim)
+    assert cluster.get(victim, "b", "eventual").status == 200
+
+
 def test_until_it_has_caught_up_its_vote_helps_nobody(cluster: Cluster) -> None:
     leader = cluster.wait_leader()
     victim, third = (i for i in (1, 2, 3) if i != leader)

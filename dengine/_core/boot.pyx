@@ -87,7 +87,8 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     scan.finish()
     turn.log.keep_reserve()
     turn.checkpoint.tidy(turn.log.first())
-    turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST)     # all it found is synced now
+    # all it found is synced now
+    turn.meta.begin(setup.boot_id, setup.strategy == MEM_FIRST, turn.alone)
     turn.notes = notes + found.notes
     if turn.meta.state.doubt:
         turn.notes.append("this node may have forgotten what it acknowledged: " + (
@@ -327,6 +328,8 @@ def status(Turn turn not None) -> dict:
         "formed": turn.raft.formed,
         "diverged": turn.raft.diverged,
         "lease_ms": (until - now) // 1000 if turn.raft.role == LEADER and until > now else 0,
+        "starts": {turn.members.id[i]: turn.peers[i].start for i in range(turn.members.count)
+                   if turn.peers[i].start},
         "connected": [turn.members.id[i] for i in range(turn.members.count) if turn.peers[i].up],
         "counters": counters(turn),
     }

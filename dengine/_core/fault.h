@@ -5,6 +5,9 @@
  *
  * FAILPOINT(name): 0, or the errno to go on with. DENGINE_FAILPOINT=name:nth:action says what is to
  * happen when this point is passed for the nth time: kill (SIGKILL), eio, or pause (one second).
+ *
+ * FORMAT(n): the number of a format. DENGINE_NEXT_FORMAT=1 makes each one larger, so that the way
+ * from one version to the next can be walked before there is a next one.
  */
 #pragma once
 
@@ -17,6 +20,7 @@
 #include <unistd.h>
 
 static int dengine_mutant;
+static int dengine_next_format;             /* 1: this process plays the next version of all files */
 static char dengine_failpoint[64];          /* the one that acts; "": none */
 static const char *dengine_action = "";
 static atomic_long dengine_passes;          /* left until it acts */
@@ -26,6 +30,7 @@ __attribute__((constructor)) static void dengine_faults(void) {
     size_t name = point ? strcspn(point, ":") : 0;
     char *action;
     dengine_mutant = n ? atoi(n) : 0;
+    dengine_next_format = getenv("DENGINE_NEXT_FORMAT") != NULL;
     if (name == 0 || point[name] == 0 || name >= sizeof(dengine_failpoint))
         return;
     memcpy(dengine_failpoint, point, name);
@@ -44,7 +49,9 @@ __attribute__((unused)) static int dengine_pass(const char *name) {
 }
 #define MUTANT(n) (dengine_mutant == (n))
 #define FAILPOINT(name) dengine_pass(name)
+#define FORMAT(n) ((n) + dengine_next_format)
 #else
 #define MUTANT(n) 0
+#define FORMAT(n) (n)
 #define FAILPOINT(name) ((void)(name), 0)
 #endif

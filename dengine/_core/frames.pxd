@@ -10,6 +10,8 @@ cdef int link_down(Turn turn, int slot, Link link) except -1
 # One checked frame, after the handshake. None, or what is wrong with it: the connection is closed.
 cdef object receive(Turn turn, int slot, const Frame *f)
 cdef int hello(Turn turn, int slot, Hello *out) noexcept        # what this node says of itself
+cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept
+cdef int told_outdated(Turn turn, int slot) except -1           # this node is, says a peer
 # Likewise, the second connection to a peer, for snapshots.
 cdef int bulk_up(Turn turn, int slot, Link link) except -1
 cdef int bulk_down(Turn turn, int slot, Link link) except -1

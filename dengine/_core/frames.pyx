@@ -3,6 +3,8 @@
 It decides what is refused before raft sees it: records that do not continue their chain, votes and
 acknowledgements of a data directory that the configuration does not name, commands that are none.
 """
+from os import fsdecode
+
 from cpython.bytes cimport PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -23,7 +25,7 @@ from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_F
                                  LEASE_READ, NO_ROOM, PROTOCOL, Outbox, PieceFields, append_decode,
                                  message_decode, piece_decode)
 
-from dengine.errors import InvariantError
+from dengine.errors import CorruptionError, InvariantError
 
 
 # ------------------------------------------------------------------------------------ connections
@@ -34,8 +36,26 @@ cdef int hello(Turn turn, int slot, Hello *out) noexcept:
     out.incarnation = turn.meta.state.incarnation
     out.to = turn.members.id[slot]
     out.last = max(turn.log.last, turn.meta.state.known)    # a log that was lost is no empty one
+    out.start = turn.meta.start
+    out.nonce = turn.session.nonce
     out.bulk = False
     return 0
+
+
+cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
+    """Was its directory started again after the start that it speaks of? Then that is an older
+    copy, put back: it forgot votes and entries."""
+    cdef uint64_t start = turn.peers[slot].start
+    return turn.peers[slot].incarnation == h.incarnation and not MUTANT(137) and (
+        h.start < start or (h.start == start and h.nonce != turn.peers[slot].nonce))
+
+
+cdef int told_outdated(Turn turn, int slot) except -1:
+    return turn.stop(CorruptionError(
+        f"{fsdecode(turn.meta.path)} and what lies beside it are an older copy: node "
+        f"{turn.members.id[slot]} knows of a later start; its vote is lost, nothing acknowledged "
+        "is; put the newest directory back, or move its file `meta` away and let `dengine rejoin` "
+        "ask the other nodes"))
 
 
 cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
@@ -45,6 +65,8 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].up = True
     turn.peers[slot].incarnation = h.incarnation
     turn.peers[slot].last = h.last
+    turn.peers[slot].start = h.start
+    turn.peers[slot].nonce = h.nonce
     turn.peers[slot].number += 1
     if turn.counts(slot):
         turn.raft.link_up(turn.members.id[slot], now)

@@ -36,6 +36,7 @@ cdef class Meta:
     cdef const Io *io
     cdef int fd
     cdef MetaSlot state
+    cdef uint64_t start                                 # sequence of the save that began this run
     cdef HardState hard                                 # for the flusher
     cdef bytes path
     cdef bytes notice                                   # path of hard.notice
@@ -45,7 +46,8 @@ cdef class Meta:
     cdef int create(self, const Io *io, bytes directory, uint64_t cluster, uint64_t node,
                     uint64_t incarnation, bytes boot_id, bint mem_first) except -1
     # All three save both slots in the calling thread, while no worker writes.
-    cdef int begin(self, bytes boot_id, bint mem_first) except -1   # before the first message
+    # before the first message; `alone`: nobody asks which start this is
+    cdef int begin(self, bytes boot_id, bint mem_first, bint alone) except -1
     cdef int doubt(self) except -1                      # before what is corrupt is written over
     cdef int end(self, uint64_t known) except -1        # a clean stop: all is synced
     # A new page for `term` and `vote`, malloced: the caller frees it once both slots are written.

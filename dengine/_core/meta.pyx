@@ -4,7 +4,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FORMAT, MUTANT
 from dengine._core.flush cimport write_all
 from dengine._core.types cimport iovec
 
@@ -29,7 +29,7 @@ cdef int slot_decode(const char *page, MetaSlot *out) noexcept nogil:
     memcpy(out, page, sizeof(MetaSlot))
     if out.magic != MAGIC:
         return 1
-    if out.format > META_FORMAT:
+    if out.format > FORMAT(META_FORMAT):
         return 2
     if out.crc != crc32c(page + CRC_FROM, sizeof(MetaSlot) - CRC_FROM, 0) or out.format == 0:
         return 1
@@ -103,7 +103,7 @@ cdef class Meta:
         self.fd = io.open(io.ctx, new, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, MODE)
         self.check(-self.fd if self.fd < 0 else 0, "created")
         self.state.magic = MAGIC
-        self.state.format = META_FORMAT
+        self.state.format = FORMAT(META_FORMAT)
         self.state.cluster = cluster
         self.state.node = node
         self.state.incarnation = incarnation
@@ -114,7 +114,7 @@ cdef class Meta:
         self.check(-io.sync_dir(io.ctx, directory), "created")
         return self.ready()
 
-    cdef int begin(self, bytes boot_id, bint mem_first) except -1:
+    cdef int begin(self, bytes boot_id, bint mem_first, bint alone) except -1:
         """Doubt: the run before acknowledged from a page cache that another kernel had."""
         cdef MetaSlot was = self.state
         cdef int notice = self.io.open(self.io.ctx, self.notice, O_RDWR | O_CLOEXEC | O_NOFOLLOW, 0)
@@ -125,8 +125,10 @@ cdef class Meta:
             self.state.doubt = not MUTANT(99)
         memcpy(self.state.boot_id, <const char *>boot_id, sizeof(was.boot_id))
         self.state.dirty = mem_first
-        if memcmp(&was, &self.state, sizeof(was)):
+        self.state.format = FORMAT(META_FORMAT)
+        if not alone or memcmp(&was, &self.state, sizeof(was)):
             self.save_now()
+        self.start = self.state.sequence
         if MUTANT(99):
             self.state.doubt = memcmp(was.boot_id, self.state.boot_id, sizeof(was.boot_id)) != 0
         if notice >= 0:

@@ -1,5 +1,5 @@
 # One connection to a peer: an asyncio protocol around the frames. The side with the lower id dials.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport Link, iovec
@@ -34,5 +34,5 @@ cdef class Peer(Link):
     cdef object handshake(self, const Frame *f)
     cdef int hang_up(self) except -1
     cdef int say_hello(self) except -1
-    cdef int refuse(self, str why) except -1
+    cdef int refuse(self, str why, uint8_t flags=*) except -1
     cdef int keep(self, const char *p, size_t n) except -1

@@ -3,7 +3,7 @@
 It decides whether the other side is the node it should be. What frames mean is frames.pyx.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memmove
 
@@ -12,7 +12,7 @@ from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
 from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_FETCH, FRAME_HELLO, FRAME_LENGTH,
                                  FRAME_OK, FRAME_PART, FRAME_PIECE, FRAME_PING, FRAME_UNKNOWN,
-                                 Hello, Outbox, PROTOCOL, frame_check, hello_decode)
+                                 Hello, OUTDATED, Outbox, PROTOCOL, frame_check, hello_decode)
 
 import socket
 
@@ -127,6 +127,9 @@ cdef class Peer(Link):
             elif (self.up and f.kind != FRAME_PING and f.kind != FRAME_BYE
                   and self.bulk != (f.kind == FRAME_FETCH or f.kind == FRAME_PIECE)):
                 why = f"a frame of kind {f.kind} on the wrong one of two connections"
+            elif f.kind == FRAME_BYE and f.flags & OUTDATED and (self.up or self.dialled):
+                core.told_outdated(self.turn, self.slot)
+                why = "it knows of a later start of this node's directory"
             elif self.up:
                 why = core.receive(self.turn, self.slot, &f)
             else:
@@ -171,6 +174,10 @@ cdef class Peer(Link):
             return "a handshake of another kind of connection"
         self.slot = slot
         self.bulk = h.bulk
+        if core.outdated(self.turn, slot, &h):
+            self.refuse("its directory is an older copy of one that this node knows, put back: its "
+                        "vote is lost; let `dengine rejoin` ask the other nodes", OUTDATED)
+            return None
         if not self.dialled:
             self.say_hello()
         self.up = True
@@ -216,7 +223,7 @@ cdef class Peer(Link):
             self.transport.abort()
         return 0
 
-    cdef int refuse(self, str why) except -1:
+    cdef int refuse(self, str why, uint8_t flags=0) except -1:
         """One line in the log, one to the other side, and the connection is closed."""
         cdef Outbox box = Outbox()
         cdef bytes text = why.encode()[:HANDSHAKE_BYTES // 2]
@@ -224,7 +231,7 @@ cdef class Peer(Link):
             return 0
         self.closed = True
         self.on_event(self, why)
-        box.begin(FRAME_BYE, 0, 0)
+        box.begin(FRAME_BYE, flags, 0)
         box.put(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         box.end()
         if self.transport is not None:

@@ -12,10 +12,10 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport (ENTRY_CONFIG, RECORD_END, RECORD_KIND, RECORD_OK, Record, padded,
                                   record_check)
-from dengine._core.fault cimport FAILPOINT, MUTANT
+from dengine._core.fault cimport FAILPOINT, FORMAT, MUTANT
 from dengine._core.flush cimport lied, mark_decode, refresh
-from dengine._core.segments cimport (UNIT, Segment, SegmentHeader, header_decode, offset_of,
-                                     segment_free, segment_new, segment_note)
+from dengine._core.segments cimport (SEGMENT_FORMAT, UNIT, Segment, SegmentHeader, header_decode,
+                                     offset_of, segment_free, segment_new, segment_note)
 from dengine._core.types cimport MAX_RECORD, PAGE, SEGMENT_DATA
 
 from dengine._core.segments import segment_name
@@ -207,6 +207,7 @@ cdef class Scan:
                 self.found.notes.append(f"{segment_name(epoch)} was never synced and is left out")
             return self.leave(epoch)
         s = segment_new(epoch, size, fd)
+        s.format = h.format
         s.first = h.anchor_index + 1
         s.anchor_term = h.anchor_term
         s.anchor_crc = h.anchor_crc
@@ -335,8 +336,9 @@ cdef class Scan:
         if log.count == 0:
             return self.tidy()
         s = log.segments[log.count - 1]
-        # nothing readable is overwritten: go on in place
-        if self.blank(s.fd, s.end, s.size) or MUTANT(47):
+        # nothing readable is overwritten: go on in place; this version's records, under its header
+        if MUTANT(47) or (s.format == FORMAT(SEGMENT_FORMAT)
+                          and self.blank(s.fd, s.end, s.size)):
             log.must_roll = False
             log.open_tail(s)
         log.marks.done.epoch = s.epoch

@@ -19,6 +19,8 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     bint up
     uint64_t incarnation        # as its hello said
     uint64_t last               # its last index then: 0, an empty log
+    uint64_t start              # likewise: of its directory, and by which process
+    uint64_t nonce
     uint64_t number             # grows with each connection
     uint64_t bulk_number        # likewise, of second ones
 

@@ -4,4 +4,5 @@ from libc.stdint cimport uint64_t
 from dengine._core.types cimport Io
 
 
-cdef int renew(const Io *io, bytes directory, object setup, uint64_t term) except -1
+cdef int renew(const Io *io, bytes directory, object setup, uint64_t term,
+               uint64_t start) except -1

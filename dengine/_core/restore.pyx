@@ -57,16 +57,19 @@ def restore(bytes file not None, bytes directory not None, setup, progress) -> d
             "from_cluster": reader.header.cluster, "cluster": setup.cluster}
 
 
-def rejoin(bytes directory not None, setup, uint64_t term) -> None:
+def rejoin(bytes directory not None, setup, uint64_t term, uint64_t start) -> None:
     """A new file `meta` for the node of `setup`: its vote in `term` is its own, and it is in doubt.
-    What was there is kept as `meta.lost`."""
-    renew(kernel(), directory, setup, term)
+    `start` is the newest start that another node knows of. What was there is kept as `meta.lost`.
+    """
+    renew(kernel(), directory, setup, term, start)
 
 
-cdef int renew(const Io *io, bytes directory, object setup, uint64_t term) except -1:
+cdef int renew(const Io *io, bytes directory, object setup, uint64_t term,
+               uint64_t start) except -1:
     cdef Meta meta = Meta()
     cdef bytes path = directory + b"/meta"
     io.rename(io.ctx, path, path + b".lost")    # it may be missing
+    meta.state.sequence = start
     meta.state.term = term
     meta.state.vote = 0 if MUTANT(135) else setup.node
     meta.state.doubt = 0 if MUTANT(136) else 1

@@ -37,6 +37,7 @@ ctypedef struct Segment:
     uint64_t end                # offset after the last record
     uint64_t anchor_term
     uint32_t anchor_crc
+    uint32_t format             # of one that a start found
     uint32_t *offsets           # of each record, in units of 8 bytes
     size_t capacity
     char *map                   # read-only, whole file; NULL: read with pread

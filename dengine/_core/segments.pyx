@@ -4,7 +4,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset, strerror
 
 from dengine._core.crc cimport crc32c
-from dengine._core.fault cimport MUTANT
+from dengine._core.fault cimport FORMAT, MUTANT
 from dengine._core.flush cimport run
 from dengine._core.memory cimport grown
 from dengine._core.types cimport (FULL_AGAIN_US, JOB_PREPARE, PAGE, RESERVE, SEGMENT_DATA,
@@ -429,7 +429,7 @@ cdef void header_encode(char *page, const Segment *s, uint64_t cluster,
                         uint64_t incarnation) noexcept:
     cdef SegmentHeader *h = <SegmentHeader *>page
     h.magic = SEGMENT_MAGIC
-    h.format = SEGMENT_FORMAT
+    h.format = FORMAT(SEGMENT_FORMAT)
     h.size = s.size
     h.cluster = cluster
     h.incarnation = incarnation
@@ -451,7 +451,7 @@ cdef int header_decode(const char *page, SegmentHeader *out) noexcept:
         return 1
     if out.magic != SEGMENT_MAGIC:
         return 2
-    if out.format > SEGMENT_FORMAT:
+    if out.format > FORMAT(SEGMENT_FORMAT):
         return 3
     if out.crc != crc32c(page + HEADER_CRC_FROM, sizeof(SegmentHeader) - HEADER_CRC_FROM, 0):
         return 2

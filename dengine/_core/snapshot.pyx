@@ -18,7 +18,7 @@ from libc.string cimport memcmp, memcpy, memset, strerror
 
 from dengine._core.codec cimport Reader, read_from
 from dengine._core.crc cimport crc32c
-from dengine._core.fault cimport FAILPOINT, MUTANT
+from dengine._core.fault cimport FAILPOINT, FORMAT, MUTANT
 from dengine._core.flush cimport write_all
 from dengine._core.items cimport ItemFields, item_take, items_check, items_encode
 from dengine._core.tree cimport tree_drop, tree_hold, tree_seek
@@ -108,12 +108,12 @@ cdef class SnapshotWriter(Work):
         memset(h, 0, PAGE)
         h[0] = header[0]
         h.magic = SNAPSHOT_MAGIC
-        h.format = SNAPSHOT_FORMAT
+        h.format = FORMAT(SNAPSHOT_FORMAT)
         h.zero = 0
         h.revision = pin.revision
         h.keys = pin.count
         h.engine_bytes = PyBytes_GET_SIZE(engine)
-        self.crc = header_crc(self.raw, SNAPSHOT_FORMAT)
+        self.crc = header_crc(self.raw, h.format)
         h.crc = self.header_crc = self.crc
         return 0
 
@@ -359,7 +359,7 @@ cdef class SnapshotReader:
         self.crc = header_crc(page, h.format)
         if h.format == 0 or h.crc != self.crc:
             self.corrupt("the header does not match its checksum")
-        if h.format > SNAPSHOT_FORMAT:
+        if h.format > FORMAT(SNAPSHOT_FORMAT):
             self.newer(f"it has format {h.format}")
         for i in range(sizeof(SnapshotHeader), <size_t>PAGE):
             if page[i] != 0:

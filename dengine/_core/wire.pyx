@@ -174,6 +174,8 @@ cdef class Outbox:
         self.put_u64(h.incarnation)
         self.put_u64(h.to)
         self.put_u64(h.last)
+        self.put_u64(h.start)
+        self.put_u64(h.nonce)
         return self.end()
 
 
@@ -186,6 +188,8 @@ cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
     out.incarnation = take_u64(&r)
     out.to = take_u64(&r)
     out.last = take_u64(&r)
+    out.start = take_u64(&r)
+    out.nonce = take_u64(&r)
     out.bulk = f.flags == BULK
     return -1 if r.bad or f.flags & ~BULK or (r.at != r.end and out.protocol == PROTOCOL) else 0
 

@@ -43,7 +43,8 @@ def rejoin(directory: str, config_path: str, health: str) -> None:
         return
     identify(directory, found, setup)
     others = {n for n, _ in setup.members} - {setup.node}
-    terms = dict(term_of(url, setup.cluster) for url in health.split(","))
+    said = [heard(url, setup) for url in health.split(",")]
+    terms = {node: term for node, term, _ in said}
     if set(terms) != others:
         raise errors.UnavailableError(
             f"nodes {sorted(terms)} answered, the others of this cluster are {sorted(others)}: "
@@ -51,7 +52,7 @@ def rejoin(directory: str, config_path: str, health: str) -> None:
     term = max([found.term, *terms.values()])
     lock = Directory(directory)
     try:
-        make_meta(os.fsencode(lock.path), setup, term)
+        make_meta(os.fsencode(lock.path), setup, term, max(start for *_, start in said))
     finally:
         lock.close()
     click.echo(f"node {setup.node} is in term {term} again; start it: it recovers what it may have "
@@ -71,15 +72,17 @@ def identify(directory: str, found: Examination, setup: Setup) -> None:
     setup.incarnation = found.incarnation
 
 
-def term_of(url: str, cluster: int) -> tuple[int, int]:
-    """A node, and the newest term that it has saved."""
+def heard(url: str, setup: Setup) -> tuple[int, int, int]:
+    """A node, the newest term that it has saved, and the newest start of this one it knows of."""
     with opened(f"{url_of(url)}/health", HEALTH_S) as answer:
         said = json.load(answer)
-    if said.get("cluster_id") != f"{cluster:016x}":
+    if said.get("cluster_id") != f"{setup.cluster:016x}":
         raise errors.FormatError(f"{url} is of cluster {said.get('cluster_id')}, not of "
-                                 f"{cluster:016x}: nothing was changed; name this cluster's nodes")
+                                 f"{setup.cluster:016x}: nothing was changed; name the nodes of "
+                                 "this cluster")
     if not said["formed"]:                      # with an empty directory: it forgot its terms
         raise errors.UnavailableError(
             f"node {said['node_id']} at {url} has no log, so it cannot say which terms there were: "
             "nothing was changed; put its directory back first")
-    return int(said["node_id"]), int(said["term"])
+    start = said["starts"].get(str(setup.node), 0)
+    return int(said["node_id"]), int(said["term"]), int(start)

@@ -297,4 +297,6 @@ MUTANTS = {
         "§3 meta", ("tests/test_rejoin.py",)),
     136: Mutant("a node that lost its vote is not in doubt",
         "§3 meta", ("tests/test_rejoin.py",)),
+    137: Mutant("an older copy of a directory is taken for the newest",
+        "§3 meta", ("tests/test_rejoin.py",)),
 }

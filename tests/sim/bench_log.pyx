@@ -308,7 +308,7 @@ cdef class MetaBench:
         self.meta.save_now()
 
     def begin(self, bytes boot_id not None, bint mem_first):
-        self.meta.begin(boot_id, mem_first)
+        self.meta.begin(boot_id, mem_first, True)
 
     def doubt(self):
         self.meta.doubt()

@@ -358,7 +358,7 @@ cdef class Cluster(Network):
         node have a hard state?"""
         cdef SimNode node = <SimNode>self.nodes[i]
         cdef SimNode other
-        cdef uint64_t term
+        cdef uint64_t term, start = 0
         found = Examination(reader_of(node.disk), PATH.encode()).judge(*names_of(node.disk))
         if found.meta is not None and found.term <= found.meta["term"]:
             return True
@@ -368,8 +368,9 @@ cdef class Cluster(Network):
                 if not other.alive or not other.turn.raft.formed:
                     return False
                 term = max(term, other.turn.raft.saved_term)
+                start = max(start, other.turn.peers[i].start)
         self.count("rejoined")
-        renew(&node.disk.io, PATH.encode(), node.setup, term)
+        renew(&node.disk.io, PATH.encode(), node.setup, term, start)
         self.checks.renewed(i, term)
         return True
 

@@ -236,6 +236,9 @@ cdef class Network(Nodes):
             return "no handshake"
         if link.owner > link.peer:              # it was dialled
             self.say_hello(link)
+        if frames.outdated(node.turn, link.peer, &h):
+            raise Violation(f"node {link.owner + 1} takes the directory of node {link.peer + 1} "
+                            "for an older copy")
         link.up = True
         frames.link_up(node.turn, link.peer, link, &h)
         frames.bulk_up(node.turn, link.peer, link)

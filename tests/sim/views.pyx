@@ -104,7 +104,7 @@ def decode_fields(bytes data not None):
         return None
     if f.kind == FRAME_HELLO:
         return None if hello_decode(&f, &h) else (h.protocol, h.cluster, h.node, h.incarnation,
-                                                  h.to, h.last)
+                                                  h.to, h.last, h.start, h.nonce)
     if f.kind == FRAME_APPEND:
         if append_decode(&f, 1, &m, &crc, &records, &size):
             return None
