@@ -54,6 +54,9 @@ def arguments() -> argparse.Namespace:
     chosen = parser.parse_args()
     if unknown := set(chosen.what) - set(KINDS):
         parser.error(f"no such torture: {', '.join(sorted(unknown))}")
+    chosen.what = [w for w in chosen.what if chosen.only is None or chosen.only in KINDS[w]]
+    if not chosen.what:
+        parser.error(f"no {chosen.only} among what was named")
     if chosen.minutes is None:
         chosen.runs = chosen.runs or 1
     if "cuts" in chosen.what and (why := missing()):
