@@ -3,10 +3,12 @@
 It knows commands and the store; it does not know how an entry was committed.
 """
 from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t
 
 from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, PUT, PUT_IF,
                                   REGISTER, Record, command_decode, jump_decode)
 from dengine._core.fault cimport MUTANT
+from dengine._core.session cimport Applied
 from dengine._core.types cimport CONFLICT, MISSING, OK, RECORD_HEADER, Item, unlikely
 
 from dengine.errors import FormatError, InvariantError
@@ -22,6 +24,7 @@ cdef class Machine:
         cdef const Record *r = <const Record *>record
         cdef Command c
         cdef PyObject *waiter
+        cdef Applied *result = NULL
         cdef uint64_t revision = 0
         cdef int status, fault
         if unlikely(r.index != self.applied + 1):
@@ -35,8 +38,13 @@ cdef class Machine:
                 raise InvariantError(f"entry {r.index} holds no command")
             if c.op == REGISTER:
                 self.session.register(&c, r.index)
+            elif c.session != 0 and (result := self.session.admit(&c)) == NULL:
+                pass                            # a copy of one that was applied, or given up
             else:
                 status = self.execute(&c, &revision)
+                if result != NULL:
+                    result.status = <uint8_t>status
+                    result.revision = revision
                 waiter = self.session.resolve(c.session, c.sequence, r.index)
                 if waiter != NULL:
                     to.add(waiter, status, revision, NULL)

@@ -4,7 +4,8 @@
 # bytes of the file, recovery.pxd those of the log. A thread of its owner steps the writer.
 #
 # Bytes of the engine (ENGINE frames, format 1): u64 index of the configuration, u32 + its payload,
-# u32 sessions, then per session u64 node, u64 incarnation, u64 nonce, u64 id.
+# u32 sessions, then per session u64 node, u64 incarnation, u64 nonce, u64 id, u64 floor,
+# u32 results, then per result u64 sequence, u64 revision, u8 status.
 from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.codec cimport Members

@@ -3,16 +3,22 @@ from os import fsdecode
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
-from dengine._core.codec cimport (Reader, encode_members, read_from, take_bytes, take_u32, take_u64)
+from dengine._core.codec cimport (Reader, encode_members, read_from, take_bytes, take_u8,
+                                  take_u32, take_u64)
 from dengine._core.fault cimport MUTANT
-from dengine._core.session cimport Registered
+from dengine._core.session cimport Applied, Registered
 from dengine._core.snapshot cimport SnapshotReader
 from dengine._core.snapshot cimport remove as remove_now
-from dengine._core.types cimport MAX_MEMBERS, SNAPSHOT_RETRY_US, SNAPSHOTS
+from dengine._core.types cimport MAX_MEMBERS, PENDING, SNAPSHOT_RETRY_US, SNAPSHOTS
 
 from dengine._core.snapshot import snapshot_name, sort_names
 from dengine.errors import CorruptionError, FormatError, StorageError
+
+cdef enum:
+    SESSION_BYTES = 40          # of Registered, before its results
+    RESULT_BYTES = 17           # of Applied
 
 
 cdef class Checkpoint:
@@ -148,19 +154,38 @@ def index_of(str name not None) -> int:
 cdef bytes engine_encode(uint64_t config, const Members *members, Session session):
     cdef bytes payload = encode_members(members)
     cdef uint32_t n = PyBytes_GET_SIZE(payload)
-    cdef uint32_t sessions = session.table_count
-    return b"".join([
+    cdef uint32_t sessions = session.table_count, i
+    cdef list parts = [
         PyBytes_FromStringAndSize(<const char *>&config, sizeof(config)),
         PyBytes_FromStringAndSize(<const char *>&n, sizeof(n)), payload,
-        PyBytes_FromStringAndSize(<const char *>&sessions, sizeof(sessions)),
-        PyBytes_FromStringAndSize(<const char *>session.table, sessions * sizeof(Registered))])
+        PyBytes_FromStringAndSize(<const char *>&sessions, sizeof(sessions))]
+    for i in range(sessions):
+        session_encode(&session.table[i], parts)
+    return b"".join(parts)
+
+
+cdef int session_encode(const Registered *r, list parts) except -1:
+    cdef list results = []
+    cdef uint64_t sequence
+    cdef uint32_t count
+    cdef const Applied *a
+    for sequence in range(r.floor, r.floor + PENDING):
+        a = &r.results[sequence % PENDING]
+        if a.sequence == sequence and not MUTANT(142):
+            results.append(PyBytes_FromStringAndSize(<const char *>a, RESULT_BYTES))
+    count = <uint32_t>len(results)
+    parts.append(PyBytes_FromStringAndSize(<const char *>r, SESSION_BYTES))
+    parts.append(PyBytes_FromStringAndSize(<const char *>&count, sizeof(count)))
+    parts += results
+    return 0
 
 
 cdef bytes engine_decode(bytes engine, uint64_t *config, Session session):
     cdef Reader r
     cdef Registered *s
+    cdef Applied a
     cdef const char *payload
-    cdef uint32_t n, i, sessions
+    cdef uint32_t n, results, _, sessions
     read_from(&r, PyBytes_AS_STRING(engine), PyBytes_GET_SIZE(engine))
     config[0] = take_u64(&r)
     n = take_u32(&r)
@@ -169,14 +194,23 @@ cdef bytes engine_decode(bytes engine, uint64_t *config, Session session):
     if r.bad or sessions > MAX_MEMBERS:
         raise FormatError("the snapshot holds no state of an engine of this version: nothing was "
                           "changed; use the dengine version that wrote it, or a later one")
-    for i in range(sessions):
-        s = &session.table[i]
+    session.table_count = 0
+    for _ in range(sessions):
+        s = session.add()
+        memset(s.results, 0, PENDING * sizeof(Applied))
         s.node = take_u64(&r)
         s.incarnation = take_u64(&r)
         s.nonce = take_u64(&r)
         s.id = take_u64(&r)
+        s.floor = take_u64(&r)
+        results = take_u32(&r)
+        while results and not r.bad:
+            results -= 1
+            a.sequence = take_u64(&r)
+            a.revision = take_u64(&r)
+            a.status = take_u8(&r)
+            s.results[a.sequence % PENDING] = a
     if r.bad or r.at != r.end:
         raise FormatError("the snapshot holds more than an engine of this version knows: nothing "
                           "was changed; use the dengine version that wrote it, or a later one")
-    session.table_count = sessions
     return PyBytes_FromStringAndSize(payload, n)

@@ -20,7 +20,7 @@
 #include <unistd.h>
 
 static int dengine_mutant;
-static int dengine_next_format;             /* 1: this process plays the next version of all files */
+static unsigned dengine_next_format;        /* 1: this process plays the next version of all files */
 static char dengine_failpoint[64];          /* the one that acts; "": none */
 static const char *dengine_action = "";
 static atomic_long dengine_passes;          /* left until it acts */
@@ -49,7 +49,7 @@ __attribute__((unused)) static int dengine_pass(const char *name) {
 }
 #define MUTANT(n) (dengine_mutant == (n))
 #define FAILPOINT(name) dengine_pass(name)
-#define FORMAT(n) ((n) + dengine_next_format)
+#define FORMAT(n) ((unsigned)(n) + dengine_next_format)
 #else
 #define MUTANT(n) 0
 #define FORMAT(n) (n)

@@ -5,8 +5,7 @@ acknowledgements of a data directory that the configuration does not name, comma
 """
 from os import fsdecode
 
-from cpython.bytes cimport PyBytes_GET_SIZE
-from cpython.ref cimport Py_DECREF, PyObject
+from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Reader, Record,
@@ -18,7 +17,7 @@ from dengine._core.quorum cimport Config, config_from
 from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.transfer cimport Offer
-from dengine._core.types cimport NO_SPACE, PAGE, RECORD_HEADER, RUNS, SMALL, Waiter, unlikely
+from dengine._core.types cimport NO_SPACE, PAGE, PENDING, RECORD_HEADER, RUNS, SMALL, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH,
                                  FRAME_FORWARD, FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO,
                                  FRAME_OFFER, FRAME_PIECE, FRAME_READ, FRAME_REFUSED, FRAME_VOTE,
@@ -255,7 +254,8 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
         size = take_u32(&r)
         command = take_bytes(&r, size)
         if command == NULL or command_decode(command, size, &c) or (
-                c.op != REGISTER and c.session == 0):
+                c.op != REGISTER and (c.session == 0 or c.sequence < c.floor
+                                      or c.sequence - c.floor >= PENDING)):
             return "a forwarded write that is no command"
         if c.op == REGISTER and c.node != turn.members.id[slot]:
             return f"a session of node {c.node}, which it is not"
@@ -287,27 +287,19 @@ cdef object refuse(Turn turn, int slot, uint8_t why, list sequences):
 
 
 cdef object on_refused(Turn turn, const Frame *f):
-    """These were not proposed: they wait for the next leader, in front of the younger ones; where
-    the leader has no room for them, whoever asked is told."""
+    """These were not proposed: they are sent again; where the leader has no room for them, and none
+    before it can have proposed them, whoever asked is told."""
     cdef Reader r
     cdef uint32_t n, _
     cdef PyObject *waiter
-    cdef list again = []
     read_from(&r, f.body, f.size)
     n = take_u32(&r)
     for _ in range(n):
         if r.bad:
             break
-        waiter = turn.session.withdraw(take_u64(&r))
-        if waiter == NULL:
-            continue
-        if f.flags & NO_ROOM:
-            turn.results.add_waiter(<Waiter>waiter, NO_SPACE)
-        else:
-            again.append(<object>waiter)
-            turn.backlog_bytes += PyBytes_GET_SIZE((<Waiter>waiter).command)
-        Py_DECREF(<object>waiter)
-    turn.backlog[turn.backlog_at:turn.backlog_at] = again
+        waiter = turn.session.refused(take_u64(&r), f.flags & NO_ROOM)
+        if waiter != NULL:
+            turn.results.add(waiter, NO_SPACE, 0, NULL)
     return "a refusal with fields that do not fit" if r.bad or r.at != r.end else None
 
 

@@ -56,6 +56,9 @@ cdef class Requests:
     cdef size_t waiting_bytes
     cdef size_t waiting_reads
     cdef uint64_t register_due_us
+    cdef uint64_t sent_term                 # the leader that the session's writes were sent to
+    cdef uint64_t sent_leader
+    cdef uint64_t sent_link
     cdef uint64_t ask_again_us              # the leader refused: it is not asked before
     cdef uint64_t expire_due_us
     cdef readonly uint64_t forwarded        # counter
@@ -77,7 +80,8 @@ cdef class Requests:
     cdef int propose_backlog(self, uint64_t now_us) except -1
     cdef int leader_slot(self, uint64_t now_us) noexcept        # of a leader that is connected; -1
     cdef int refuse_backlog(self, int status) except -1
-    cdef int propose(self, Waiter waiter) except -1
+    cdef int send_again(self, int slot) except -1
+    cdef Waiter next_write(self, size_t n)
     cdef int forward_some(self, int slot, size_t n) except -1
     cdef int register(self, uint64_t now_us) except -1
     cdef int ask_reads(self, uint64_t now_us) except -1

@@ -59,7 +59,7 @@ cdef class Requests:
             self.reads.close_batches()
         if not self.session.ready:
             self.register(now_us)
-        if self.backlog_at < <size_t>len(self.backlog):
+        if self.backlog_at < <size_t>len(self.backlog) or self.session.next > self.session.floor:
             self.propose_backlog(now_us)
         if self.reads.count:
             self.ask_reads(now_us)
@@ -105,7 +105,7 @@ cdef class Requests:
     # ----------------------------------------------------------------------------------- writes
     cdef bint may_propose(self, uint64_t now_us) noexcept:
         """A leader without a lease proposes nothing: it could not say what became of it."""
-        if not self.session.ready or not self.session.has_room():
+        if not self.session.ready:
             return False
         if self.raft.role == LEADER:
             return self.raft.leads(now_us)
@@ -118,22 +118,29 @@ cdef class Requests:
         return slot if slot >= 0 and self.peers[slot].up else -1
 
     cdef int propose_backlog(self, uint64_t now_us) except -1:
+        """What the leader of now has not been sent goes to it: first what one before it was."""
         cdef size_t n = len(self.backlog)
         cdef uint64_t proposed = 0
+        cdef Waiter waiter
         cdef int slot
         if not self.may_propose(now_us):
             return 0
+        slot = self.leader_slot(now_us)         # -1: this node
+        self.send_again(slot)
         if self.raft.role == LEADER:
             if unlikely(self.raft.full_slots) and self.raft.no_space():
                 return self.refuse_backlog(NO_SPACE)
-            while self.backlog_at < n and self.session.has_room() and not self.log.full:
-                self.backlog_at += 1            # first: a failure must not tell its waiter twice
-                self.propose(<Waiter>self.backlog[self.backlog_at - 1])
+            while not self.log.full:
+                waiter = self.next_write(n)
+                if waiter is None:
+                    break
+                self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
+                                PyBytes_GET_SIZE(waiter.command))
                 proposed += 1
             self.raft.propose(proposed)
         else:
-            slot = self.leader_slot(now_us)
-            while self.backlog_at < n and self.session.has_room():
+            while self.session.has_unsent() or (
+                    self.backlog_at < n and self.session.has_room()):
                 self.forward_some(slot, n)
         if self.backlog_at == n:
             self.backlog.clear()
@@ -152,15 +159,33 @@ cdef class Requests:
         self.backlog_bytes = 0
         return 0
 
-    cdef int propose(self, Waiter waiter) except -1:
-        self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-        self.session.assign(waiter)
-        self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
-                        PyBytes_GET_SIZE(waiter.command))
+    cdef int send_again(self, int slot) except -1:
+        """Another leader, or another connection to it: what is not answered was lost, it may be."""
+        cdef uint64_t link = 0 if slot < 0 else self.peers[slot].number
+        if (self.raft.term != self.sent_term or self.raft.leader != self.sent_leader
+                or link != self.sent_link):
+            self.sent_term = self.raft.term
+            self.sent_leader = self.raft.leader
+            self.sent_link = link
+            if self.session.id and not MUTANT(141):     # alone its log keeps all
+                self.session.unsent = self.session.floor
         return 0
 
+    cdef Waiter next_write(self, size_t n):
+        """To be sent to the leader of now; None: there is none, or no room for one more."""
+        cdef Waiter waiter = self.session.next_unsent()
+        if waiter is None and self.backlog_at < n and self.session.has_room():
+            waiter = <Waiter>self.backlog[self.backlog_at]
+            self.backlog_at += 1
+            self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
+            self.session.assign(waiter)
+        if waiter is not None:
+            waiter.doubtful |= waiter.sent and not MUTANT(143)
+            waiter.sent = True
+        return waiter
+
     cdef int forward_some(self, int slot, size_t n) except -1:
-        """One FORWARD frame of the oldest of the backlog."""
+        """One FORWARD frame of what the leader has not been sent."""
         cdef Outbox box = <Outbox>self.boxes[slot]
         cdef Waiter waiter
         cdef uint32_t count = 0
@@ -168,14 +193,13 @@ cdef class Requests:
         box.begin(FRAME_FORWARD, 0, self.raft.term)
         at = box.size
         box.put_u32(0)
-        while self.backlog_at < n and self.session.has_room() and size < FRAME_ENTRIES:
-            waiter = <Waiter>self.backlog[self.backlog_at]
-            self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-            self.session.assign(waiter)
+        while size < FRAME_ENTRIES:
+            waiter = self.next_write(n)
+            if waiter is None:
+                break
             box.put_u32(<uint32_t>PyBytes_GET_SIZE(waiter.command))
             box.put(PyBytes_AS_STRING(waiter.command), PyBytes_GET_SIZE(waiter.command))
             size += sizeof(uint32_t) + PyBytes_GET_SIZE(waiter.command)
-            self.backlog_at += 1
             count += 1
         memcpy(box.data + at, &count, sizeof(count))        # at no multiple of 4
         self.forwarded += count

@@ -1,9 +1,11 @@
 # Which writes of this node are under way, and which sessions the cluster knows.
 #
 # A node process registers one session: (node, incarnation, nonce). Its writes carry (session,
-# sequence, floor) and are resolved when this node applies them. With one voter the session is 0 and
-# nothing is registered.
-from libc.stdint cimport uint32_t, uint64_t
+# sequence, floor) and are resolved when this node applies them. What is not resolved is sent again
+# to each new leader, and over each new connection to one: the replicated results of each session
+# let the second copy change nothing (Ongaro's dissertation, 6.3). With one voter the session is 0
+# and nothing is registered.
+from libc.stdint cimport uint8_t, uint64_t
 
 from cpython.ref cimport PyObject
 
@@ -16,11 +18,18 @@ ctypedef struct Result:
     uint64_t revision
     int status
 
+ctypedef struct Applied:        # the result of a write
+    uint64_t sequence           # 0: none
+    uint64_t revision
+    uint8_t status
+
 ctypedef struct Registered:
     uint64_t node
     uint64_t incarnation
     uint64_t nonce
     uint64_t id                 # index of its first entry
+    uint64_t floor              # nobody waits for a sequence below it
+    Applied *results            # a ring of PENDING by sequence
 
 
 cdef class Results:
@@ -45,6 +54,7 @@ cdef class Session:
     cdef uint64_t after
     cdef uint64_t next                      # next sequence
     cdef uint64_t floor                     # lowest sequence still waited for
+    cdef uint64_t unsent                    # the leader of now has no write from here on
     cdef size_t bytes                       # of commands in flight
     cdef PyObject *pending[PENDING]         # by sequence: one reference each
     cdef Registered table[MAX_MEMBERS]      # replicated: the newest session of each node
@@ -54,8 +64,18 @@ cdef class Session:
     cdef int assign(self, Waiter waiter) except -1              # stamps its command, keeps it
     # The waiter of an applied command of this session, with its reference; NULL: nobody waits.
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept
-    cdef PyObject *withdraw(self, uint64_t sequence) noexcept   # it was not proposed
+    cdef PyObject *withdraw(self, uint64_t sequence) noexcept   # nobody waits for it any more
+    cdef bint has_unsent(self) noexcept
+    # The oldest write that the leader of now has not been sent: it is, now. None: there is none.
+    cdef Waiter next_unsent(self)
+    # A leader did not propose it. Its waiter, with its reference, if it has no room and no other
+    # leader can have proposed it either; else it is sent again, and this is NULL.
+    cdef PyObject *refused(self, uint64_t sequence, bint no_room) noexcept
     cdef int register(self, const Command *c, uint64_t index) except -1
-    # Is this process's session in a table that came with a snapshot?
-    cdef int recognise(self) except -1
+    # Where the result of a write goes that is to be applied; NULL: it was, nobody waits for it, or
+    # its session has ended.
+    cdef Applied *admit(self, const Command *c) noexcept
+    cdef Registered *add(self) except NULL                      # to the table
+    # Whose results came with a snapshot are told; is this process's session in its table?
+    cdef int recognise(self, Results to) except -1
     cdef int expire(self, uint64_t now_us, int status, Results to) except -1

@@ -1,17 +1,17 @@
 """Sessions: the writes of this node under way, and the registered sessions of all nodes.
 
-It decides who is told about an applied command. It knows no log and no roles.
+It decides what is applied, once, and who is told. It knows no log and no roles.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from dengine._core.codec cimport stamp
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.tree cimport item_drop, item_hold
-from dengine._core.types cimport unlikely
+from dengine._core.types cimport NOT_PROPOSED, unlikely
 
 from dengine.errors import InvariantError
 
@@ -90,7 +90,9 @@ cdef class Session:
         self.ready = alone
         self.next = 1
         self.floor = 1
+        self.unsent = 1
         self.table_count = 0
+        memset(self.table, 0, sizeof(self.table))
         memset(self.pending, 0, sizeof(self.pending))
 
     def __dealloc__(self):
@@ -98,6 +100,8 @@ cdef class Session:
         for i in range(<uint64_t>PENDING):
             if self.pending[i] != NULL:
                 Py_DECREF(<object>self.pending[i])
+        for i in range(<uint64_t>MAX_MEMBERS):
+            free(self.table[i].results)
 
     cdef bint has_room(self) noexcept:
         return self.next - self.floor < PENDING and self.bytes < IN_FLIGHT_BYTES
@@ -111,6 +115,7 @@ cdef class Session:
         self.pending[self.next % PENDING] = <PyObject *>waiter
         self.bytes += PyBytes_GET_SIZE(waiter.command)
         self.next += 1
+        self.unsent = self.next                 # whoever assigns sends
         return 0
 
     cdef PyObject *withdraw(self, uint64_t sequence) noexcept:
@@ -126,23 +131,46 @@ cdef class Session:
             self.floor += 1
         return waiter
 
+    cdef bint has_unsent(self) noexcept:
+        if self.unsent < self.floor:
+            self.unsent = self.floor
+        while self.unsent < self.next and self.pending[self.unsent % PENDING] == NULL:
+            self.unsent += 1
+        return self.unsent < self.next
+
+    cdef Waiter next_unsent(self):
+        if not self.has_unsent():
+            return None
+        self.unsent += 1
+        return <Waiter>self.pending[(self.unsent - 1) % PENDING]
+
+    cdef PyObject *refused(self, uint64_t sequence, bint no_room) noexcept:
+        cdef PyObject *waiter
+        if sequence < self.floor or sequence >= self.next:
+            return NULL
+        waiter = self.pending[sequence % PENDING]
+        if waiter == NULL:
+            return NULL
+        (<Waiter>waiter).sent = False
+        if no_room and not (<Waiter>waiter).doubtful:
+            return self.withdraw(sequence)
+        if sequence < self.unsent:
+            self.unsent = sequence
+        return NULL
+
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept:
         if (session != self.id and not MUTANT(84)) or (index <= self.after and not MUTANT(51)):
             return NULL
         return self.withdraw(sequence)
 
     cdef int register(self, const Command *c, uint64_t index) except -1:
-        cdef Registered *r
+        cdef Registered *r = NULL
         cdef int i
         for i in range(self.table_count):
             if self.table[i].node == c.node:
-                break
-        else:
-            i = self.table_count
-            if i == MAX_MEMBERS:
-                raise InvariantError(f"a session of node {c.node}, which is one too many")
-            self.table_count += 1
-        r = &self.table[i]
+                r = &self.table[i]
+        if r == NULL:
+            r = self.add()
         if r.node == c.node and (r.nonce == c.nonce or MUTANT(50)) and (
                 r.incarnation == c.incarnation and not MUTANT(85)):
             return 0                            # a repeat changes nothing
@@ -150,28 +178,72 @@ cdef class Session:
         r.incarnation = c.incarnation
         r.nonce = c.nonce
         r.id = index
+        r.floor = 1
+        memset(r.results, 0, PENDING * sizeof(Applied))
         if c.node == self.node and c.incarnation == self.incarnation and (
                 c.nonce == self.nonce or MUTANT(89)):
             self.id = index
             self.ready = True
         return 0
 
-    cdef int recognise(self) except -1:
+    cdef Registered *add(self) except NULL:
+        cdef Registered *r = &self.table[self.table_count]
+        if self.table_count == MAX_MEMBERS:
+            raise InvariantError("a session of one node too many")
+        if r.results == NULL:
+            r.results = <Applied *>calloc(PENDING, sizeof(Applied))
+        if r.results == NULL:
+            raise MemoryError
+        self.table_count += 1
+        return r
+
+    cdef Applied *admit(self, const Command *c) noexcept:
+        cdef Registered *r
+        cdef Applied *a
         cdef int i
         for i in range(self.table_count):
-            if (self.table[i].node == self.node and self.table[i].incarnation == self.incarnation
-                    and self.table[i].nonce == self.nonce):
-                self.id = self.table[i].id
+            r = &self.table[i]
+            if r.id == c.session:
+                if c.floor > r.floor:
+                    r.floor = c.floor
+                a = &r.results[c.sequence % PENDING]
+                if (a.sequence == c.sequence and not MUTANT(138)) or (
+                        c.sequence < r.floor and not MUTANT(139)):
+                    return NULL
+                a.sequence = c.sequence
+                return a
+        return NULL
+
+    cdef int recognise(self, Results to) except -1:
+        cdef Registered *r
+        cdef Applied *a
+        cdef PyObject *waiter
+        cdef uint64_t sequence
+        cdef int i
+        for i in range(self.table_count):
+            r = &self.table[i]
+            if (r.node == self.node and r.incarnation == self.incarnation
+                    and r.nonce == self.nonce):
+                self.id = r.id
                 self.ready = True
+                for sequence in range(self.floor, self.next):
+                    a = &r.results[sequence % PENDING]
+                    if a.sequence == sequence and not MUTANT(140):
+                        waiter = self.withdraw(sequence)
+                        if waiter != NULL:
+                            to.add(waiter, a.status, a.revision, NULL)
         return 0
 
     cdef int expire(self, uint64_t now_us, int status, Results to) except -1:
         """Waiters past their deadline are told; now_us = UINT64_MAX tells all."""
         cdef uint64_t sequence = self.floor, end = self.next
         cdef PyObject *waiter
+        cdef bint sure
         while sequence < end:
             waiter = self.pending[sequence % PENDING]
             if waiter != NULL and (<Waiter>waiter).deadline_us <= now_us:
-                to.add(self.withdraw(sequence), status, 0, NULL)
+                sure = not (<Waiter>waiter).sent and not (<Waiter>waiter).doubtful
+                to.add(waiter, NOT_PROPOSED if sure else status, 0, NULL)
+                self.withdraw(sequence)
             sequence += 1
         return 0

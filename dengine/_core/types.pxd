@@ -107,6 +107,8 @@ cdef class Waiter:
     # One request under way. The turn holds a reference from submit to done.
     cdef public uint64_t deadline_us    # CLOCK_BOOTTIME
     cdef uint64_t sequence              # of the write in this node's session; 0: not proposed yet
+    cdef bint sent                      # a leader has it, and did not refuse it
+    cdef bint doubtful                  # likewise, one before the leader of now
     cdef uint8_t op                     # codec.Op; GET for a read
     cdef uint8_t policy                 # Policy, of a read
     cdef bytes key                      # of a read

@@ -178,7 +178,7 @@ cdef class Upkeep(Requests):
             self.kv = self.machine.kv = loader.kv
             self.machine.applied = o.index
             self.preparer.release(old.give_up(), remains_free)
-            self.session.recognise()
+            self.session.recognise(self.results)
             self.raft.restart(o.index, o.term)
             self.adopt(payload, len(payload))
             self.transfer.installed += 1

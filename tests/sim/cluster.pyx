@@ -3,11 +3,13 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core cimport frames
+from dengine._core.checkpoint cimport engine_encode
 from dengine._core.codec cimport (DELETE, DELETE_IF, EXISTS, GET, IS_REVISION, PUT, PUT_IF,
                                   encode_delete, encode_delete_if, encode_put, encode_put_if)
 from dengine._core.consensus cimport LEADER
 from dengine._core.restore cimport renew
 from dengine._core.segments cimport Segment, offset_of
+from dengine._core.turn cimport Turn
 from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK, PAGE
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
 from tests.sim.disk cimport Disk
@@ -373,6 +375,11 @@ cdef class Cluster(Network):
         renew(&node.disk.io, PATH.encode(), node.setup, term, start)
         self.checks.renewed(i, term)
         return True
+
+    def table(self, int i):
+        """The replicated sessions of node i and their results, as a snapshot would hold them."""
+        cdef Turn turn = (<SimNode>self.nodes[i]).turn
+        return engine_encode(0, &turn.members, turn.session)
 
     def snapshots(self, int i):
         """The names of the complete snapshots of node i, oldest first."""

@@ -18,7 +18,7 @@ EXPECTED = (
     "log compacted", "segment recycled", "log cut", "election by all, marked",
     "committed entries that no disk had",
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
-    "client gave up", "client repeated",
+    "client gave up", "client repeated", "write sent again",
     *(f"answer: {status}" for status in (
         "ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "no space")),
     "standing: one down", "standing: leader cut from one", "standing: one way to leader",

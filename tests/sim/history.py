@@ -13,25 +13,34 @@ from tests.sim.views import decode_command
 GET, PUT, DELETE, PUT_IF, DELETE_IF = range(5)
 OK, MISSING, CONFLICT, NOT_PROPOSED, UNKNOWN = range(5)
 NO_SPACE = 7
-IS_REVISION = 0
+IS_REVISION, REGISTER = 0, 16
 
 
 class Replay:
     """The states that a committed log of puts and deletes goes through, by revision."""
 
     def __init__(self, commands: list[tuple[int, bytes | int]]) -> None:
-        self.revision = 0
+        self.revision = self.copies = 0
         self.gaps: list[tuple[int, int]] = []  # the revision jumped over what is in between
         self.state: dict[bytes, bytes] = {}
         self.of_value: dict[bytes, int] = {}  # revision of the put of this value
+        self._sessions: dict[int, tuple[int, int, int]] = {}    # of a node: incarnation, nonce, id
+        self._floors: dict[int, int] = {}       # by id of a session that lives
+        self._done: dict[int, set[int]] = {}    # likewise: the sequences applied
         self._revisions: dict[bytes, list[int]] = defaultdict(lambda: [0])
         self._values: dict[bytes, list[bytes | None]] = defaultdict(lambda: [None])
-        for _, payload in commands:
+        for index, payload in commands:
             if isinstance(payload, int):
                 self.gaps.append((self.revision, self.revision + payload))
                 self.revision += payload
                 continue
-            op, _, _, _, compare, revision, key, value = decode_command(payload)
+            op, session, sequence, floor, *fields = decode_command(payload)
+            if op == REGISTER:
+                self._register(index, *fields[:3])
+                continue
+            if session and not self._first(session, sequence, floor):
+                continue
+            compare, revision, key, value = fields
             if op in (PUT_IF, DELETE_IF):
                 held = self._revisions[key][-1] if key in self.state else 0
                 if (held != revision) if compare == IS_REVISION else not held:
@@ -42,6 +51,25 @@ class Replay:
                 self.of_value[value] = self.revision
             elif op in (DELETE, DELETE_IF) and key in self.state:
                 self._change(key, None)
+
+    def _register(self, index: int, node: int, incarnation: int, nonce: int) -> None:
+        if self._sessions.get(node, ())[:2] != (incarnation, nonce):
+            if node in self._sessions:
+                del self._done[self._sessions[node][2]]
+            self._sessions[node] = incarnation, nonce, index
+            self._done[index], self._floors[index] = set(), 1
+
+    def _first(self, session: int, sequence: int, floor: int) -> bool:
+        """Is a write to be applied? Not twice, not once nobody waits for it, not of a process that
+        the next one of its node has followed."""
+        if session not in self._done:
+            return False
+        self._floors[session] = max(floor, self._floors[session])
+        if sequence in self._done[session] or sequence < self._floors[session]:
+            self.copies += 1
+            return False
+        self._done[session].add(sequence)
+        return True
 
     def _change(self, key: bytes, value: bytes | None) -> None:
         self.revision += 1

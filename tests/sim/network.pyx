@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from dengine._core cimport frames
-from dengine._core.wire cimport (FRAME_FORWARD, FRAME_HELLO, FRAME_OK, FRAME_PART, Hello, Outbox,
+from dengine._core.wire cimport (FRAME_HELLO, FRAME_OK, FRAME_PART, Hello, Outbox,
                                  frame_check, hello_decode)
 from tests.sim.events cimport Event, EV_CLIENT, EV_DATA, EV_DIAL, EV_DOWN, EV_RESUME, EV_SILENT
 from tests.sim.story cimport describe
@@ -168,8 +168,7 @@ cdef class Network(Nodes):
                 i = 4 + self.draw(used - 4)     # a longer length only waits for bytes
                 one = one[:i] + bytes([one[i] ^ 1 << self.draw(8)]) + one[i + 1:]
             out.append(one)
-            # a write that is forwarded twice is applied twice until sessions have their tables
-            if f.kind != FRAME_FORWARD and self.chance(self.repeat):
+            if self.chance(self.repeat):
                 self.count("frame repeated")
                 out.append(one)
             if link.late is not None and self.draw(2):

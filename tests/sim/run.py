@@ -327,6 +327,9 @@ class Run:
         for i in range(n):
             if c.items(i) != replay.state:
                 raise Violation(f"node {i + 1} has another state than the log")
+            if c.table(i) != c.table(0):
+                raise Violation(f"node {i + 1} has other sessions than node 1")
+        c.counts["write sent again"] = replay.copies
 
 
 def run(p: Plan | int, **fixed: Any) -> Run:
