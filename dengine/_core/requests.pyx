@@ -121,24 +121,24 @@ cdef class Requests:
         """What the leader of now has not been sent goes to it: first what one before it was."""
         cdef size_t n = len(self.backlog)
         cdef uint64_t proposed = 0
-        cdef Waiter waiter
         cdef int slot
         if not self.may_propose(now_us):
             return 0
-        slot = self.leader_slot(now_us)         # -1: this node
-        self.send_again(slot)
         if self.raft.role == LEADER:
+            self.send_again(0)
             if unlikely(self.raft.full_slots) and self.raft.no_space():
                 return self.refuse_backlog(NO_SPACE)
-            while not self.log.full:
-                waiter = self.next_write(n)
-                if waiter is None:
-                    break
-                self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
-                                PyBytes_GET_SIZE(waiter.command))
+            while unlikely(self.session.has_unsent()) and not self.log.full:
+                self.propose(self.session.next_unsent())
                 proposed += 1
-            self.raft.propose(proposed)
+            while self.backlog_at < n and self.session.has_room() and not self.log.full:
+                self.propose(self.take_backlog())
+                proposed += 1
+            if proposed:
+                self.raft.propose(proposed)
         else:
+            slot = self.leader_slot(now_us)
+            self.send_again(self.peers[slot].number)
             while self.session.has_unsent() or (
                     self.backlog_at < n and self.session.has_room()):
                 self.forward_some(slot, n)
@@ -159,9 +159,8 @@ cdef class Requests:
         self.backlog_bytes = 0
         return 0
 
-    cdef int send_again(self, int slot) except -1:
+    cdef int send_again(self, uint64_t link) except -1:
         """Another leader, or another connection to it: what is not answered was lost, it may be."""
-        cdef uint64_t link = 0 if slot < 0 else self.peers[slot].number
         if (self.raft.term != self.sent_term or self.raft.leader != self.sent_leader
                 or link != self.sent_link):
             self.sent_term = self.raft.term
@@ -171,18 +170,19 @@ cdef class Requests:
                 self.session.unsent = self.session.floor
         return 0
 
-    cdef Waiter next_write(self, size_t n):
-        """To be sent to the leader of now; None: there is none, or no room for one more."""
-        cdef Waiter waiter = self.session.next_unsent()
-        if waiter is None and self.backlog_at < n and self.session.has_room():
-            waiter = <Waiter>self.backlog[self.backlog_at]
-            self.backlog_at += 1
-            self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-            self.session.assign(waiter)
-        if waiter is not None:
-            waiter.doubtful |= waiter.sent and not MUTANT(143)
-            waiter.sent = True
+    cdef Waiter take_backlog(self):
+        cdef Waiter waiter = <Waiter>self.backlog[self.backlog_at]
+        self.backlog_at += 1                    # first: a failure must not tell its waiter twice
+        self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
+        self.session.assign(waiter)
         return waiter
+
+    cdef int propose(self, Waiter waiter) except -1:
+        waiter.doubtful |= waiter.sent and not MUTANT(143)
+        waiter.sent = True
+        self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
+                        PyBytes_GET_SIZE(waiter.command))
+        return 0
 
     cdef int forward_some(self, int slot, size_t n) except -1:
         """One FORWARD frame of what the leader has not been sent."""
@@ -194,9 +194,14 @@ cdef class Requests:
         at = box.size
         box.put_u32(0)
         while size < FRAME_ENTRIES:
-            waiter = self.next_write(n)
-            if waiter is None:
+            if self.session.has_unsent():
+                waiter = self.session.next_unsent()
+            elif self.backlog_at < n and self.session.has_room():
+                waiter = self.take_backlog()
+            else:
                 break
+            waiter.doubtful |= waiter.sent and not MUTANT(143)
+            waiter.sent = True
             box.put_u32(<uint32_t>PyBytes_GET_SIZE(waiter.command))
             box.put(PyBytes_AS_STRING(waiter.command), PyBytes_GET_SIZE(waiter.command))
             size += sizeof(uint32_t) + PyBytes_GET_SIZE(waiter.command)

@@ -66,7 +66,7 @@ cdef class Session:
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept
     cdef PyObject *withdraw(self, uint64_t sequence) noexcept   # nobody waits for it any more
     cdef bint has_unsent(self) noexcept
-    # The oldest write that the leader of now has not been sent: it is, now. None: there is none.
+    # The oldest of these, which is sent now.
     cdef Waiter next_unsent(self)
     # A leader did not propose it. Its waiter, with its reference, if it has no room and no other
     # leader can have proposed it either; else it is sent again, and this is NULL.

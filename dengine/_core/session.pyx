@@ -139,8 +139,6 @@ cdef class Session:
         return self.unsent < self.next
 
     cdef Waiter next_unsent(self):
-        if not self.has_unsent():
-            return None
         self.unsent += 1
         return <Waiter>self.pending[(self.unsent - 1) % PENDING]
 
