@@ -59,7 +59,8 @@ cdef class Requests:
             self.reads.close_batches()
         if not self.session.ready:
             self.register(now_us)
-        if self.backlog_at < <size_t>len(self.backlog) or self.session.next > self.session.floor:
+        if self.backlog_at < <size_t>len(self.backlog) or (
+                self.session.id and self.session.next > self.session.floor):
             self.propose_backlog(now_us)
         if self.reads.count:
             self.ask_reads(now_us)
@@ -125,10 +126,12 @@ cdef class Requests:
         if not self.may_propose(now_us):
             return 0
         if self.raft.role == LEADER:
-            self.send_again(0)
+            if self.session.id:                 # else this node's own log keeps all
+                self.send_again(0)
             if unlikely(self.raft.full_slots) and self.raft.no_space():
                 return self.refuse_backlog(NO_SPACE)
-            while unlikely(self.session.has_unsent()) and not self.log.full:
+            while (unlikely(self.session.unsent != self.session.next)
+                   and self.session.has_unsent() and not self.log.full):
                 self.propose(self.session.next_unsent())
                 proposed += 1
             while self.backlog_at < n and self.session.has_room() and not self.log.full:
@@ -166,7 +169,7 @@ cdef class Requests:
             self.sent_term = self.raft.term
             self.sent_leader = self.raft.leader
             self.sent_link = link
-            if self.session.id and not MUTANT(141):     # alone its log keeps all
+            if not MUTANT(141):
                 self.session.unsent = self.session.floor
         return 0
 
