@@ -64,7 +64,7 @@ def test_a_node_without_its_vote_comes_back(
     cluster.wait_caught_up(victim)
     assert cluster.terminate(victim) == 0
     damage(meta, before)
-    process = cluster.spawn(victim)
+    process = cluster.nodes[victim].process = cluster.spawn(victim)
     assert process.wait(10) == 1
     assert "dengine rejoin" in cluster.nodes[victim].log.read_text()
     others = [i for i in (1, 2, 3) if i != victim]
@@ -116,7 +116,7 @@ def test_an_older_copy_of_a_directory(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.terminate(victim) == 0
     shutil.rmtree(data)
     shutil.copytree(older, data)
-    process = cluster.spawn(victim)
+    process = cluster.nodes[victim].process = cluster.spawn(victim)
     assert process.wait(10) == 1
     told = cluster.nodes[victim].log.read_text()
     assert "knows of a later start" in told
