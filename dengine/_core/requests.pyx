@@ -135,7 +135,8 @@ cdef class Requests:
                 self.propose(self.session.next_unsent())
                 proposed += 1
             while self.backlog_at < n and self.session.has_room() and not self.log.full:
-                self.propose(self.take_backlog())
+                self.backlog_at += 1            # first: a failure must not tell its waiter twice
+                self.propose_new(<Waiter>self.backlog[self.backlog_at - 1])
                 proposed += 1
             if proposed:
                 self.raft.propose(proposed)
@@ -173,12 +174,13 @@ cdef class Requests:
                 self.session.unsent = self.session.floor
         return 0
 
-    cdef Waiter take_backlog(self):
-        cdef Waiter waiter = <Waiter>self.backlog[self.backlog_at]
-        self.backlog_at += 1                    # first: a failure must not tell its waiter twice
+    cdef int propose_new(self, Waiter waiter) except -1:
         self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
         self.session.assign(waiter)
-        return waiter
+        waiter.sent = True
+        self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
+                        PyBytes_GET_SIZE(waiter.command))
+        return 0
 
     cdef int propose(self, Waiter waiter) except -1:
         waiter.doubtful |= waiter.sent and not MUTANT(143)
@@ -200,7 +202,10 @@ cdef class Requests:
             if self.session.has_unsent():
                 waiter = self.session.next_unsent()
             elif self.backlog_at < n and self.session.has_room():
-                waiter = self.take_backlog()
+                waiter = <Waiter>self.backlog[self.backlog_at]
+                self.backlog_at += 1
+                self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
+                self.session.assign(waiter)
             else:
                 break
             waiter.doubtful |= waiter.sent and not MUTANT(143)
