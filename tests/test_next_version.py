@@ -5,6 +5,7 @@ writes the next number, and reads this version's as a real one will have to.
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,10 +41,11 @@ with Store(Directory(directory), settings) as store:
 """
 
 
-def run(*words: str | int | Path, following: bool = True) -> str:
-    """A process of the next version, or of this one in the same build."""
+def run(*words: str | int | Path, following: bool = True, failpoint: str = "") -> str:
+    """Status and output of a process of the next version, or of this one in the same build."""
     env = {**os.environ, "PYTHONPATH": str(TREE)} | (
-        {"DENGINE_NEXT_FORMAT": "1"} if following else {})
+        {"DENGINE_NEXT_FORMAT": "1"} if following else {}) | (
+        {"DENGINE_FAILPOINT": failpoint} if failpoint else {})
     done = subprocess.run([sys.executable, *map(str, words)], env=env, cwd=TREE, text=True,
                           capture_output=True, timeout=WAIT_S)
     return f"{done.returncode} {done.stdout}{done.stderr}"
@@ -57,14 +59,17 @@ def formats(directory: Path) -> dict[str, int]:
     return {name: int.from_bytes(head[8:], "little") for name, head in heads.items() if any(head)}
 
 
-def test_up_and_not_down(tmp_path: Path) -> None:
-    directory = tmp_path / "db"
+def of_this_version(directory: Path) -> None:
     with Store(Directory(str(directory)), config.single(
             directory, strategy="DiskFirst", overrides=SMALL)) as store:
-        for i in range(100):
+        for i in range(101):
             store[b"%d" % i] = b"%d" % i * 100
         store.snapshot()
-        store[b"100"] = b"100" * 100
+
+
+def test_up_and_not_down(tmp_path: Path) -> None:
+    directory = tmp_path / "db"
+    of_this_version(directory)
     assert run("-m", "dengine", "backup", directory, tmp_path / "old", following=False)[0] == "0"
     before = formats(directory)
     assert set(before.values()) == {1}
@@ -94,17 +99,13 @@ def test_up_and_not_down(tmp_path: Path) -> None:
         assert run("-c", PROGRAM, made, 101, 1, 0, following=following)[0] == "0"
 
 
-def test_every_crash_on_the_way(tmp_path: Path) -> None:
+@pytest.mark.parametrize("point", ["meta.slot", "flush.write", "flush.sync", "flush.synced",
+                                   "prepare.write", "prepare.renamed", "turn.apply"])
+def test_every_crash_on_the_way(tmp_path: Path, point: str) -> None:
     """`meta` first, then the log: whatever is new of it, the next version goes on."""
     directory = tmp_path / "db"
-    with Store(Directory(str(directory)), config.single(
-            directory, strategy="DiskFirst", overrides=SMALL)) as store:
-        for i in range(20):
-            store[b"%d" % i] = b"%d" % i * 100
-    for name in ("meta.slot:1", "flush.write:1", "flush.sync:1", "flush.synced:1",
-                 "prepare.renamed:1"):
-        env = {**os.environ, "PYTHONPATH": str(TREE), "DENGINE_NEXT_FORMAT": "1",
-               "DENGINE_FAILPOINT": f"{name}:kill"}
-        subprocess.run([sys.executable, "-c", PROGRAM, str(directory), "20", "0", "0"], env=env,
-                       cwd=TREE, capture_output=True, timeout=WAIT_S)
-        assert run("-c", PROGRAM, directory, 20, 0, 0)[0] == "0"
+    of_this_version(directory)
+    killed = run("-c", PROGRAM, directory, 101, 5, 0, failpoint=f"{point}:1:kill")
+    assert killed.startswith(f"{-signal.SIGKILL} "), killed
+    assert formats(directory)["meta"] == 2
+    assert run("-c", PROGRAM, directory, 101, 5, 0)[0] == "0"

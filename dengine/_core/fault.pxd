@@ -2,5 +2,5 @@
 # be made to die or fail: see fault.h.
 cdef extern from "fault.h" nogil:
     bint MUTANT(int n)                  # 0, a constant, but in the build "faults"
-    unsigned FORMAT(int n) nogil             # n, of the format of a file
+    unsigned FORMAT(int n)              # n, of the format of a file
     int FAILPOINT(const char *name)     # likewise, or the errno to go on with

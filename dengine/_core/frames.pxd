@@ -11,7 +11,9 @@ cdef int link_down(Turn turn, int slot, Link link) except -1
 cdef object receive(Turn turn, int slot, const Frame *f)
 cdef int hello(Turn turn, int slot, Hello *out) noexcept        # what this node says of itself
 cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept
-cdef int told_outdated(Turn turn, int slot) except -1           # this node is, says a peer
+# Why a peer that says BYE closes the connection; -1: one that is not known. The node stops if its
+# directory is outdated.
+cdef str farewell(Turn turn, int slot, const Frame *f)
 # Likewise, the second connection to a peer, for snapshots.
 cdef int bulk_up(Turn turn, int slot, Link link) except -1
 cdef int bulk_down(Turn turn, int slot, Link link) except -1

@@ -18,10 +18,10 @@ from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.transfer cimport Offer
 from dengine._core.types cimport NO_SPACE, PAGE, PENDING, RECORD_HEADER, RUNS, SMALL, unlikely
-from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH,
-                                 FRAME_FORWARD, FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO,
-                                 FRAME_OFFER, FRAME_PIECE, FRAME_READ, FRAME_REFUSED, FRAME_VOTE,
-                                 LEASE_READ, NO_ROOM, PROTOCOL, Outbox, PieceFields, append_decode,
+from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH, FRAME_FORWARD,
+                                 FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_OFFER, FRAME_PIECE,
+                                 FRAME_READ, FRAME_REFUSED, FRAME_VOTE, LEASE_READ, NO_ROOM,
+                                 OUTDATED, PROTOCOL, Outbox, PieceFields, append_decode,
                                  message_decode, piece_decode)
 
 from dengine.errors import CorruptionError, InvariantError
@@ -49,12 +49,14 @@ cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
         h.start < start or (h.start == start and h.nonce != turn.peers[slot].nonce))
 
 
-cdef int told_outdated(Turn turn, int slot) except -1:
-    return turn.stop(CorruptionError(
-        f"{fsdecode(turn.meta.path)} and what lies beside it are an older copy: node "
-        f"{turn.members.id[slot]} knows of a later start; its vote is lost, nothing acknowledged "
-        "is; put the newest directory back, or move its file `meta` away and let `dengine rejoin` "
-        "ask the other nodes"))
+cdef str farewell(Turn turn, int slot, const Frame *f):
+    if f.flags & OUTDATED and slot >= 0:
+        turn.stop(CorruptionError(
+            f"{fsdecode(turn.meta.path)} and what lies beside it are an older copy: node "
+            f"{turn.members.id[slot]} knows of a later start; its vote is lost, nothing "
+            "acknowledged is; put the newest directory back, or move its file `meta` away and let "
+            "`dengine rejoin` ask the other nodes"))
+    return f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
 
 
 cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
@@ -143,7 +145,7 @@ cdef object receive(Turn turn, int slot, const Frame *f):
         elif f.kind == FRAME_HELLO:
             fault = "a second handshake"
         elif f.kind == FRAME_BYE:
-            fault = f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+            fault = farewell(turn, slot, f)
         elif f.kind == FRAME_OFFER:
             fault = on_offer(turn, slot, f, now)
         elif f.kind == FRAME_FETCH:

@@ -36,7 +36,7 @@ cdef class Meta:
     cdef const Io *io
     cdef int fd
     cdef MetaSlot state
-    cdef uint64_t start                                 # sequence of the save that began this run
+    cdef uint64_t start                 # sequence of the save that began this run; 0: not yet
     cdef HardState hard                                 # for the flusher
     cdef bytes path
     cdef bytes notice                                   # path of hard.notice

@@ -112,6 +112,7 @@ cdef class Meta:
         self.save_now()
         self.check(-io.rename(io.ctx, new, self.path), "created")
         self.check(-io.sync_dir(io.ctx, directory), "created")
+        self.start = self.state.sequence
         return self.ready()
 
     cdef int begin(self, bytes boot_id, bint mem_first, bint alone) except -1:
@@ -126,7 +127,7 @@ cdef class Meta:
         memcpy(self.state.boot_id, <const char *>boot_id, sizeof(was.boot_id))
         self.state.dirty = mem_first
         self.state.format = FORMAT(META_FORMAT)
-        if not alone or memcmp(&was, &self.state, sizeof(was)):
+        if (not alone and self.start == 0) or memcmp(&was, &self.state, sizeof(was)):
             self.save_now()
         self.start = self.state.sequence
         if MUTANT(99):

@@ -127,9 +127,6 @@ cdef class Peer(Link):
             elif (self.up and f.kind != FRAME_PING and f.kind != FRAME_BYE
                   and self.bulk != (f.kind == FRAME_FETCH or f.kind == FRAME_PIECE)):
                 why = f"a frame of kind {f.kind} on the wrong one of two connections"
-            elif f.kind == FRAME_BYE and f.flags & OUTDATED and (self.up or self.dialled):
-                core.told_outdated(self.turn, self.slot)
-                why = "it knows of a later start of this node's directory"
             elif self.up:
                 why = core.receive(self.turn, self.slot, &f)
             else:
@@ -155,7 +152,7 @@ cdef class Peer(Link):
         cdef Hello h
         cdef int slot
         if f.kind == FRAME_BYE:
-            return f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+            return core.farewell(self.turn, self.slot, f)
         if f.kind != FRAME_HELLO or hello_decode(f, &h):
             return "no handshake: not a dengine peer"
         if h.protocol != PROTOCOL:
@@ -175,8 +172,8 @@ cdef class Peer(Link):
         self.slot = slot
         self.bulk = h.bulk
         if core.outdated(self.turn, slot, &h):
-            self.refuse("its directory is an older copy of one that this node knows, put back: its "
-                        "vote is lost; let `dengine rejoin` ask the other nodes", OUTDATED)
+            self.refuse(f"the directory of node {h.node} is an older copy of one that was started "
+                        "since: its vote is lost; see its log", OUTDATED)
             return None
         if not self.dialled:
             self.say_hello()

@@ -81,7 +81,7 @@ cdef class Requests:
     cdef int leader_slot(self, uint64_t now_us) noexcept        # of a leader that is connected; -1
     cdef int refuse_backlog(self, int status) except -1
     cdef int send_again(self, uint64_t link) except -1
-    cdef int propose_new(self, Waiter waiter) except -1
+    cdef int number(self, Waiter waiter) except -1
     cdef int propose(self, Waiter waiter) except -1
     cdef int forward_some(self, int slot, size_t n) except -1
     cdef int register(self, uint64_t now_us) except -1

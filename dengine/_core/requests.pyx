@@ -136,7 +136,8 @@ cdef class Requests:
                 proposed += 1
             while self.backlog_at < n and self.session.has_room() and not self.log.full:
                 self.backlog_at += 1            # first: a failure must not tell its waiter twice
-                self.propose_new(<Waiter>self.backlog[self.backlog_at - 1])
+                self.number(<Waiter>self.backlog[self.backlog_at - 1])
+                self.propose(<Waiter>self.backlog[self.backlog_at - 1])
                 proposed += 1
             if proposed:
                 self.raft.propose(proposed)
@@ -174,17 +175,12 @@ cdef class Requests:
                 self.session.unsent = self.session.floor
         return 0
 
-    cdef int propose_new(self, Waiter waiter) except -1:
+    cdef int number(self, Waiter waiter) except -1:
+        """It leaves the backlog."""
         self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-        self.session.assign(waiter)
-        waiter.sent = True
-        self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
-                        PyBytes_GET_SIZE(waiter.command))
-        return 0
+        return self.session.assign(waiter)
 
     cdef int propose(self, Waiter waiter) except -1:
-        waiter.doubtful |= waiter.sent and not MUTANT(143)
-        waiter.sent = True
         self.log.append(self.raft.term, ENTRY_COMMAND, PyBytes_AS_STRING(waiter.command),
                         PyBytes_GET_SIZE(waiter.command))
         return 0
@@ -204,12 +200,9 @@ cdef class Requests:
             elif self.backlog_at < n and self.session.has_room():
                 waiter = <Waiter>self.backlog[self.backlog_at]
                 self.backlog_at += 1
-                self.backlog_bytes -= PyBytes_GET_SIZE(waiter.command)
-                self.session.assign(waiter)
+                self.number(waiter)
             else:
                 break
-            waiter.doubtful |= waiter.sent and not MUTANT(143)
-            waiter.sent = True
             box.put_u32(<uint32_t>PyBytes_GET_SIZE(waiter.command))
             box.put(PyBytes_AS_STRING(waiter.command), PyBytes_GET_SIZE(waiter.command))
             size += sizeof(uint32_t) + PyBytes_GET_SIZE(waiter.command)

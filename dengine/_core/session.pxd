@@ -61,10 +61,12 @@ cdef class Session:
     cdef int table_count
 
     cdef bint has_room(self) noexcept
-    cdef int assign(self, Waiter waiter) except -1              # stamps its command, keeps it
+    # Stamps its command, keeps it: it is sent now.
+    cdef int assign(self, Waiter waiter) except -1
     # The waiter of an applied command of this session, with its reference; NULL: nobody waits.
     cdef PyObject *resolve(self, uint64_t session, uint64_t sequence, uint64_t index) noexcept
     cdef PyObject *withdraw(self, uint64_t sequence) noexcept   # nobody waits for it any more
+    cdef PyObject *waiting(self, uint64_t sequence) noexcept    # borrowed; NULL: nobody
     cdef bint has_unsent(self) noexcept
     # The oldest of these, which is sent now.
     cdef Waiter next_unsent(self)

@@ -115,14 +115,17 @@ cdef class Session:
         self.pending[self.next % PENDING] = <PyObject *>waiter
         self.bytes += PyBytes_GET_SIZE(waiter.command)
         self.next += 1
-        self.unsent = self.next                 # whoever assigns sends
+        self.unsent = self.next
+        waiter.sent = True
         return 0
 
-    cdef PyObject *withdraw(self, uint64_t sequence) noexcept:
-        cdef PyObject *waiter
+    cdef PyObject *waiting(self, uint64_t sequence) noexcept:
         if sequence < self.floor or sequence >= self.next:
             return NULL
-        waiter = self.pending[sequence % PENDING]
+        return self.pending[sequence % PENDING]
+
+    cdef PyObject *withdraw(self, uint64_t sequence) noexcept:
+        cdef PyObject *waiter = self.waiting(sequence)
         if waiter == NULL:
             return NULL
         self.pending[sequence % PENDING] = NULL
@@ -139,14 +142,14 @@ cdef class Session:
         return self.unsent < self.next
 
     cdef Waiter next_unsent(self):
+        cdef Waiter waiter = <Waiter>self.pending[self.unsent % PENDING]
         self.unsent += 1
-        return <Waiter>self.pending[(self.unsent - 1) % PENDING]
+        waiter.doubtful |= waiter.sent and not MUTANT(143)
+        waiter.sent = True
+        return waiter
 
     cdef PyObject *refused(self, uint64_t sequence, bint no_room) noexcept:
-        cdef PyObject *waiter
-        if sequence < self.floor or sequence >= self.next:
-            return NULL
-        waiter = self.pending[sequence % PENDING]
+        cdef PyObject *waiter = self.waiting(sequence)
         if waiter == NULL:
             return NULL
         (<Waiter>waiter).sent = False

@@ -9,7 +9,6 @@ import pytest
 
 from dengine.errors import CorruptionError
 from tests.sim import views
-from tests.sim.cluster import Cluster
 from tests.sim.nodes import PATH
 
 MS, SECOND = 1000, 1_000_000
@@ -19,22 +18,13 @@ VOTE = 2
 
 
 @pytest.fixture
-def make():
-    """Builds a started cluster with small segments and snapshots; closes it after the test."""
-    made = []
+def make(make):
+    """Likewise, with small segments and snapshots."""
+    def build(nodes=3, **options):
+        return make(nodes, **{"segment_bytes": 16 << 10, "snapshot_entries": 30,
+                              "snapshot_keep_bytes": 0, **options})
 
-    def build(nodes=3, *, strategy=0, seed=1, **options):
-        options = {"segment_bytes": 16 << 10, "snapshot_entries": 30, "snapshot_keep_bytes": 0,
-                   **options}
-        cluster = Cluster(seed, nodes=nodes, strategy=strategy, **options)
-        made.append(cluster)
-        cluster.start()
-        assert cluster.run_until(cluster.settled, 5 * SECOND)
-        return cluster
-
-    yield build
-    for cluster in made:
-        cluster.close()
+    return build
 
 
 def write(c, n, *, node=0, size=500, prefix=b"k"):

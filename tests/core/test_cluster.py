@@ -12,9 +12,9 @@ import pytest
 from dengine._core import boot
 from dengine._core.examine import SEGMENT_DATA
 from dengine.errors import ConfigError, StorageError
+from tests.core.clusters import done, followers
 from tests.sim import history
 from tests.sim.checks import Violation
-from tests.sim.cluster import Cluster
 from tests.sim.plan import Fault, Plan, plan
 from tests.sim.run import PAGE, Run, run
 from tests.sim.views import build_frame, check_frame
@@ -69,35 +69,6 @@ def test_a_clock_beyond_the_bound_is_noticed():
 
 
 # --------------------------------------------------------------------------------- named scenarios
-@pytest.fixture
-def make():
-    """Builds a cluster, started and settled; closes it after the test."""
-    made = []
-
-    def build(nodes=3, *, strategy=0, seed=1, settle=True, **options):
-        cluster = Cluster(seed, nodes=nodes, strategy=strategy, **options)
-        made.append(cluster)
-        if settle:
-            cluster.start()
-            assert cluster.run_until(cluster.settled, 5 * SECOND)
-        return cluster
-
-    yield build
-    for cluster in made:
-        cluster.close()
-
-
-def done(cluster, *clients, within_us=10 * SECOND):
-    """Runs until these are answered; their statuses."""
-    assert cluster.run_until(lambda: all(c.status >= 0 for c in clients), within_us), clients
-    return [c.status for c in clients]
-
-
-def followers(cluster):
-    leader = cluster.leader()
-    return [i for i in range(len(cluster.nodes)) if i != leader]
-
-
 def primary(cluster):
     states = enumerate(cluster.states())
     return [i for i, s in states if s and s["role"] == "leader" and s["lease_ms"]]

@@ -148,15 +148,21 @@ def test_a_missing_segment_is_refused(segments: int) -> None:
         assert recovered(disk) is None
 
 
-def test_a_missing_segment_that_only_a_mark_names_is_refused() -> None:
+def synced_once(segments: int) -> Disk:
+    """Killed after the first sync of the newest of so many segments."""
     disk = Disk(5, 2 * SEGMENT)
     log = LogBench(disk, segment_bytes=SEGMENT)
-    while len(log.segments) < 3:
+    while len(log.segments) < segments:
         log.append(1, COMMAND, b"y" * 1500)
         log.write()
         log.run()
         log.reap()
     disk.kill()
+    return disk
+
+
+def test_a_missing_segment_that_only_a_mark_names_is_refused() -> None:
+    disk = synced_once(3)
     assert marks(disk.read(name(3)))[0][1] == 2
     disk.remove(name(2))
     with pytest.raises(CorruptionError, match=r"0002\.seg is missing"):
@@ -164,14 +170,7 @@ def test_a_missing_segment_that_only_a_mark_names_is_refused() -> None:
 
 
 def test_a_new_segment_that_was_synced_once_is_named_by_the_one_before() -> None:
-    disk = Disk(5, 2 * SEGMENT)
-    log = LogBench(disk, segment_bytes=SEGMENT)
-    while len(log.segments) < 2:
-        log.append(1, COMMAND, b"y" * 1500)
-        log.write()
-        log.run()
-        log.reap()
-    disk.kill()
+    disk = synced_once(2)
     disk.remove(name(2))
     with pytest.raises(CorruptionError, match=r"0002\.seg is missing"):
         LogBench(disk, segment_bytes=SEGMENT)

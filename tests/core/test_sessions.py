@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
+from tests.core.clusters import done, followers
 from tests.sim import history
-from tests.sim.cluster import Cluster
 from tests.sim.views import build_frame, decode_command
 
 MS, SECOND = 1000, 1_000_000
@@ -14,31 +14,6 @@ OK, NOT_PROPOSED, UNKNOWN = 0, 3, 4
 FORWARD = 7
 STAMP = 1           # offset in a command of session, sequence and floor
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
-
-
-@pytest.fixture
-def make():
-    made = []
-
-    def build(*, strategy=0, seed=1, **options):
-        cluster = Cluster(seed, nodes=3, strategy=strategy, **options)
-        made.append(cluster)
-        cluster.start()
-        assert cluster.run_until(cluster.settled, 5 * SECOND)
-        return cluster
-
-    yield build
-    for cluster in made:
-        cluster.close()
-
-
-def done(c, *clients):
-    assert c.run_until(lambda: all(x.status >= 0 for x in clients), 10 * SECOND), clients
-    return [x.status for x in clients]
-
-
-def followers(c):
-    return [i for i in range(3) if i != c.leader()]
 
 
 def agreed(c):
