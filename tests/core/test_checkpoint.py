@@ -97,6 +97,30 @@ def test_without_the_newest_the_one_before_and_the_log_make_the_same_state(make)
     assert len(c.snapshots(0)) == 2
 
 
+@STRATEGIES
+def test_no_snapshot_of_a_term_before_the_term_is_saved(make, strategy):
+    """Else a kill leaves a snapshot that knows a term whose vote is forgotten."""
+    c = make(5, strategy=strategy)
+    write(c, 1)
+    slow = follower(c)
+    write(c, 60 - 2 - c.states()[c.leader()]["last"])
+    c.run_for(SECOND)
+    assert len(c.snapshots(slow)) == 1
+    c.stall(slow, 60 * SECOND)
+    write(c, 1, node=c.leader())
+    c.run_for(100 * MS)                         # a sync is under way: the next term waits for it
+    before = c.snapshots(slow)
+    c.kill(c.leader())
+    assert c.run_until(lambda: c.leader() not in (-1, slow), 9 * SECOND)
+    c.run_for(SECOND)
+    assert c.states()[slow]["applied"] == 60, "of the next term, and a snapshot is due"
+    assert c.states()[slow]["term"] == 1, "which is not saved"
+    assert c.snapshots(slow) == before
+    c.kill(slow)
+    c.boot(slow)
+    assert c.states()[slow]["term"] == 1
+
+
 @pytest.mark.parametrize("nth", [2, 3, 4])
 def test_one_that_the_disk_does_not_return_is_left_out(make, nth):
     c = make(1)

@@ -268,7 +268,7 @@ MUTANTS = {
     117: Mutant("the log goes before the name of an installed snapshot is durable",
         "§6 Install"),
     118: Mutant("a snapshot of a term before the term is saved",
-        "§3 meta", ("tests/core/test_cluster.py",)),
+        "§3 meta", ("tests/core/test_checkpoint.py",)),
     119: Mutant("a snapshot is installed over what is committed",
         "§6 Install"),
     120: Mutant("the leader of a term that is not saved, told with the term before",
