@@ -135,6 +135,8 @@ class Engine(Gate):
                 if not self._closed:  # else nobody knew this loop when it was asked to stop
                     await self._stop.wait()
             finally:
+                if not node.failed.done():
+                    await node.hand_over()
                 self.shut()
                 self._end_listeners()
                 await node.close()
@@ -230,6 +232,18 @@ class Engine(Gate):
                 if change.leader is not None:
                     return change.leader
         raise self.refusal()
+
+    async def transfer(self, to: int | None = None) -> int:
+        """Hands the lead to that voter, or to the one that is ahead; who leads then.
+
+        Raises RequestError for one that cannot lead, UnavailableError where this node does not
+        lead, or the other did not take over: then this one leads on.
+        """
+        if self._node is None or not self.is_open:
+            raise self.refusal()
+        transfer = self._node.transfer(to or 0)
+        return await asyncio.wrap_future(
+            asyncio.run_coroutine_threadsafe(transfer, self._node.loop))
 
     async def leadership(self) -> AsyncIterator[Leadership]:
         """Every change of leadership, beginning with how it is now, until the engine is closed.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dengine import logs
 from dengine._core import boot
 from dengine._core.peer import Peer
-from dengine.errors import ConfigError, StorageError, UnavailableError
+from dengine.errors import ConfigError, RequestError, StorageError, UnavailableError
 from dengine.schema import split_address
 from dengine.storage import Directory, Saving, setup_of
 
@@ -241,6 +241,39 @@ class Node:
     def _event(self, peer: Peer, text: str) -> None:
         who = f"node {self.members[peer.slot][0]}" if peer.slot >= 0 else "a peer connection"
         log.warning("%s (%s) is closed: %s", who, peer.address(), text)
+
+    # --------------------------------------------------------------------------------- transfer
+    async def transfer(self, to: int = 0) -> int:
+        """Hands the lead to that voter, 0: to the one that is ahead; who leads then.
+
+        Within two promises. Raises RequestError, UnavailableError: this node leads on.
+        """
+        to = boot.transfer(self.turn, to)
+        changed = asyncio.Event()
+        self.on_role.append(changed.set)
+        try:
+            async with asyncio.timeout(2 * self._promise_s):
+                while (leads := boot.status(self.turn)["leader"]) != to:
+                    if leads == self.id and not boot.transferee(self.turn):
+                        break
+                    changed.clear()
+                    with contextlib.suppress(TimeoutError):  # not every end changes a role
+                        await asyncio.wait_for(changed.wait(), TICK_S)
+        except TimeoutError:
+            leads = 0
+        finally:
+            self.on_role.remove(changed.set)
+        if leads != to:
+            now = f"node {leads} leads" if leads else "no leader is known now"
+            raise UnavailableError(f"node {to} did not take over: {now}; nothing was lost; see the "
+                                   f"log of node {to}")
+        return to
+
+    async def hand_over(self) -> None:
+        """Before a stop: if this node leads, another does at once, not after an election."""
+        if self.turn.failed is None and len(self.members) > 1:
+            with contextlib.suppress(RequestError, UnavailableError):
+                await self.transfer()
 
     # -------------------------------------------------------------------------------- snapshots
     async def take_snapshot(self) -> None:

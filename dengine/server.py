@@ -106,6 +106,7 @@ class Service:
             if not self.node.failed.done():
                 logger.info("stopping: requests under way are answered")
                 checks.stopping = True
+                await first(self.loop.create_task(self.node.hand_over()), self.stop_now)
                 listeners[0].close()
                 await first(http.drain(), self.node.failed, self.stop_now,
                             within_s=self.config.http.request_timeout_ms / 1000 + DRAIN_S)

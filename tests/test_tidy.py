@@ -53,7 +53,7 @@ LAYERS = """
     __init__
     cli.kv cli.config cli.status cli.serve cli.progress
     cli.cluster cli.check cli.backup
-    cli.log cli.repair cli.rejoin
+    cli.log cli.repair cli.rejoin cli.transfer
     cli
     __main__
 """

@@ -36,5 +36,12 @@ def ask_snapshot(turn: Turn) -> int:
 def found(turn: Turn) -> str:
     """What the start found, in one line; what it cut and why is in `turn.notes`."""
 
+def transfer(turn: Turn, to: int = 0) -> int:
+    """Begins to hand the lead over to that voter, 0: to the one that is ahead; who it is. Raises
+    RequestError, UnavailableError."""
+
+def transferee(turn: Turn) -> int:
+    """Who is to lead next; 0: nobody, the transfer is over."""
+
 def attach(turn: Turn, loop: asyncio.AbstractEventLoop) -> None:
     """`loop`, which runs in the calling thread, runs the turn from now on."""

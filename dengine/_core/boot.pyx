@@ -25,7 +25,8 @@ from dengine._core.worker cimport Worker
 
 from os import fsdecode
 
-from dengine.errors import ClosedError, CorruptionError, FormatError, InvariantError
+from dengine.errors import (ClosedError, CorruptionError, FormatError, InvariantError, RequestError,
+                            UnavailableError)
 
 cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
@@ -379,6 +380,35 @@ def found(Turn turn not None) -> str:
     if turn.checkpoint.base.index:
         out.insert(0, f"a snapshot of entry {turn.checkpoint.base.index}")
     return ", ".join(out)
+
+
+def transfer(Turn turn not None, uint64_t to=0) -> int:
+    """Begins to hand the lead over to that voter, 0: to the one that is ahead; who it is. Raises
+    RequestError, UnavailableError."""
+    cdef Raft raft = turn.raft
+    cdef uint64_t leader = raft.known_leader()
+    if raft.role != LEADER:
+        raise UnavailableError(
+            f"node {turn.meta.state.node} does not lead, so nothing was changed; "
+            + (f"ask node {leader}, which does" if leader else "no leader is known now"))
+    if to == 0:
+        to = raft.successor()
+    if to == 0:
+        raise UnavailableError("no other voter is connected: nothing was changed; start one")
+    if to == turn.meta.state.node or not is_voter(&raft.config, to):
+        what = "the leader" if is_voter(&raft.config, to) else "no voter"
+        raise RequestError(f"node {to} is {what}: nothing was changed; name another")
+    if raft.transferee:
+        raise RequestError(f"the lead is being handed over to node {raft.transferee}: nothing was "
+                           "changed; wait for that")
+    raft.transfer(to, turn.io.now_us(turn.io.ctx))
+    turn.schedule()
+    return to
+
+
+def transferee(Turn turn not None) -> int:
+    """Who is to lead next; 0: nobody, the transfer is over."""
+    return turn.raft.transferee
 
 
 def attach(Turn turn not None, loop):

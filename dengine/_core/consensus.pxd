@@ -15,6 +15,7 @@ cdef enum MessageKind:          # the same numbers as on the wire
     MSG_APPEND = 4
     MSG_HEARD = 5
     MSG_DURABLE = 6
+    MSG_TIMEOUT_NOW = 16
 
 cdef enum MessageFlags:
     PRE = 1                     # MSG_VOTE, MSG_VOTED: a pre-vote, changes no term [9.6]
@@ -25,6 +26,8 @@ cdef enum MessageFlags:
     DIVERGED = 16               # MSG_HEARD: equal (index, term), other crc
     FULL = 32                   # MSG_HEARD: the disk has no room beyond a reserve
     PACKED = 64                 # MSG_HEARD: nor that; the entries of an append were left out
+    # MSG_VOTE: the leader of the term before gave up its lease: promises to it do not bind [D 3.10]
+    FORCED = 128
 
 cdef enum:
     # an election each millisecond for 8,000 years; above it a frame is rubbish
@@ -39,9 +42,9 @@ ctypedef struct Message:
     uint8_t flags
     uint64_t peer               # in: who sent it; out: whom it is for
     uint64_t term
-    # VOTE: last index · APPEND: prev · HEARD: prev + count matched, or hint · DURABLE
+    # VOTE, TIMEOUT_NOW: last index · APPEND: prev · HEARD: prev + count matched, or hint · DURABLE
     uint64_t index
-    # VOTE: last term · APPEND: prev's · HEARD rejected: the conflicting term
+    # VOTE, TIMEOUT_NOW: last term · APPEND: prev's · HEARD rejected: the conflicting term
     uint64_t index_term
     uint64_t count              # APPEND: entries after prev
     uint64_t commit             # APPEND: the leader's

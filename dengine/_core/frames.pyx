@@ -20,9 +20,9 @@ from dengine._core.transfer cimport Offer
 from dengine._core.types cimport NO_SPACE, PAGE, PENDING, RECORD_HEADER, RUNS, SMALL, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH, FRAME_FORWARD,
                                  FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_OFFER, FRAME_PIECE,
-                                 FRAME_READ, FRAME_REFUSED, FRAME_VOTE, LEASE_READ, NO_ROOM,
-                                 OUTDATED, PROTOCOL, Outbox, PieceFields, append_decode,
-                                 message_decode, piece_decode)
+                                 FRAME_READ, FRAME_REFUSED, FRAME_TIMEOUT_NOW, FRAME_VOTE,
+                                 LEASE_READ, NO_ROOM, OUTDATED, PROTOCOL, Outbox, PieceFields,
+                                 append_decode, message_decode, piece_decode)
 
 from dengine.errors import CorruptionError, InvariantError
 
@@ -123,12 +123,13 @@ cdef object receive(Turn turn, int slot, const Frame *f):
     try:
         if f.kind == FRAME_APPEND:
             fault = on_append(turn, slot, f, now)
-        elif FRAME_VOTE <= f.kind <= FRAME_DURABLE:
+        elif FRAME_VOTE <= f.kind <= FRAME_DURABLE or f.kind == FRAME_TIMEOUT_NOW:
             if message_decode(f, turn.members.id[slot], &m):
                 fault = "a consensus message with fields that do not fit its kind"
             elif f.term > TERM_MAX:
                 fault = f"term {f.term}, which no cluster reaches"
-            elif (f.kind >= FRAME_HEARD and f.term == turn.raft.term and m.index > turn.raft.last
+            elif (FRAME_HEARD <= f.kind <= FRAME_DURABLE and f.term == turn.raft.term
+                  and m.index > turn.raft.last
                   and turn.raft.role == LEADER):        # a leader of before may have lost its tail
                 fault = f"an answer about entry {m.index}, which was never sent to it"
             elif turn.counts(slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
@@ -246,8 +247,9 @@ cdef object on_forward(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef Command c
     cdef uint32_t n, _, size
     cdef const char *command
-    cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin and (
-        turn.raft.commit < turn.raft.noop or turn.raft.leads(now))      # else it may be cut off
+    cdef bint leads = turn.raft.role == LEADER and not turn.raft.begin and not (
+        turn.raft.transferee) and (turn.raft.commit < turn.raft.noop
+                                   or turn.raft.takes_writes(now))
     cdef bint room = not turn.log.full and not turn.raft.no_space()
     cdef list refused = []
     read_from(&r, f.body, f.size)

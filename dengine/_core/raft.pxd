@@ -10,10 +10,6 @@ from dengine._core.quorum cimport Config
 from dengine._core.replicate cimport Replication
 from dengine._core.terms cimport Terms
 
-ctypedef struct Held:           # a message that waits until `version` of the hard state is saved
-    Message message
-    uint64_t version
-
 cdef enum:
     RANK_US = 20000             # between two pre-votes of neighbouring ranks after a lost leader
     NO_CUT = 0xFFFFFFFFFFFFFFFF
@@ -22,8 +18,6 @@ cdef enum:
 cdef class Raft(Replication):
     cdef readonly uint64_t vote             # 0: none in this term
     cdef readonly uint64_t leader           # 0: unknown
-    cdef uint64_t version                   # of the hard state
-    cdef uint64_t saved                     # newest version on disk
     cdef uint64_t saved_term                # its term: this node never says a lower one again
     cdef uint64_t promise_until_us
     cdef uint64_t verified                  # following: log matches the leader's up to here
@@ -37,8 +31,6 @@ cdef class Raft(Replication):
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint save                          # write (version, term, vote); the turn clears it
-    cdef Message *out
-    cdef size_t out_count
     # Step of an append, acted on by the turn at once, before the next step:
     cdef uint64_t cut_to                    # keep entries up to here; NO_CUT
     cdef uint64_t append_from               # first index of the message to append; 0: none
@@ -54,10 +46,6 @@ cdef class Raft(Replication):
     # in doubt: what the leader of this term had when it was first heard; 0: not heard
     cdef uint64_t target
     cdef uint64_t leader_lost               # the leader whose connection was reset, else 0
-    cdef Held *held
-    cdef size_t held_count
-    cdef size_t held_capacity
-    cdef size_t out_capacity
 
     # Life
     cdef int open(self, const Options *opt, Terms terms, uint64_t term, uint64_t vote,
@@ -79,14 +67,13 @@ cdef class Raft(Replication):
     cdef int restart(self, uint64_t index, uint64_t term) except -1
 
     # Outputs, besides Ready
-    cdef void taken(self) noexcept
     cdef uint64_t known_leader(self) noexcept       # in saved_term; 0: unknown
 
     # private
     cdef uint64_t draw(self, uint64_t below) noexcept
     cdef void reset_election(self, uint64_t now_us) noexcept
     cdef int follow(self, uint64_t term, uint64_t leader, uint64_t now_us) except -1
-    cdef int campaign(self, bint pre, uint64_t now_us) except -1
+    cdef int campaign(self, uint8_t how, uint64_t now_us) except -1     # PRE, FORCED or 0
     cdef int count_votes(self, uint64_t now_us) except -1
     cdef int announce(self, bint again) except -1
     cdef int remember(self, uint64_t index) except -1
@@ -94,8 +81,8 @@ cdef class Raft(Replication):
     cdef int save_again(self) except -1
     cdef int on_vote(self, const Message *m, uint64_t now_us) except -1
     cdef int on_voted(self, const Message *m, uint64_t now_us) except -1
+    cdef int on_timeout_now(self, const Message *m, uint64_t now_us) except -1
+    cdef int take_back(self, uint64_t now_us) except -1
     cdef int on_append(self, const Message *m, uint64_t now_us) except -1
     cdef int accept(self, const Message *m) except -1
     cdef int matches(self, const Message *m, Message *reply) except -1
-    cdef int send(self, const Message *m, bint after_save) except -1
-    cdef int release(self) except -1

@@ -3,35 +3,24 @@
 References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissertation.
 """
 cimport cython
-from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, FULL, GRANTED, LEADER,
-                                      MSG_APPEND, MARKED, MSG_DURABLE, MSG_HEARD, MSG_VOTE,
-                                      MSG_VOTED, PACKED, PRE, PRECANDIDATE, REJECTED)
+from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, FORCED, FULL, GRANTED, LEADER,
+                                      MARKED, MSG_APPEND, MSG_DURABLE, MSG_HEARD,
+                                      MSG_TIMEOUT_NOW, MSG_VOTE, MSG_VOTED, PACKED, PRE,
+                                      PRECANDIDATE, REJECTED)
 from dengine._core.fault cimport MUTANT
-from dengine._core.memory cimport grown
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
                                    voters_below)
+from dengine._core.replicate cimport message
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport unlikely
 
 from dengine.errors import InvariantError
 
-cdef enum:
-    FIRST = 16                  # messages that an array starts with
-
 
 @cython.final
 cdef class Raft(Replication):
-    def __cinit__(self):
-        self.out = NULL
-        self.held = NULL
-
-    def __dealloc__(self):
-        free(self.out)
-        free(self.held)
-
     # ------------------------------------------------------------------------------------- life
     cdef int open(self, const Options *opt, Terms terms, uint64_t term, uint64_t vote,
                   uint64_t commit, uint64_t now_us) except -1:
@@ -80,12 +69,14 @@ cdef class Raft(Replication):
                 self.follow(self.term, 0, now_us)
             elif self.full and self.roomy() and not MUTANT(132):
                 self.follow(self.term, 0, now_us)
+            elif self.transferee and now_us >= self.transfer_until_us:
+                self.take_back(now_us)
             elif now_us >= self.heartbeat_due_us:
                 self.mark_due()
             return 0
         if (now_us >= self.election_due_us and not (self.stalled or self.diverged or self.cramped)
                 and is_voter(&self.config, self.opt.id)):
-            self.campaign(not sole_voter(&self.config, self.opt.id) and not MUTANT(12), now_us)
+            self.campaign(0 if sole_voter(&self.config, self.opt.id) or MUTANT(12) else PRE, now_us)
         return 0
 
     cdef int step(self, const Message *m, uint64_t now_us) except -1:
@@ -96,6 +87,8 @@ cdef class Raft(Replication):
             return self.on_append(m, now_us)
         if m.kind == MSG_VOTE:
             return self.on_vote(m, now_us)
+        if m.kind == MSG_TIMEOUT_NOW:
+            return self.on_timeout_now(m, now_us)
         if m.term > self.term and not (m.kind == MSG_VOTED and m.flags & PRE and m.flags & GRANTED):
             return self.follow(m.term, 0, now_us)
         if slot < 0:
@@ -211,9 +204,10 @@ cdef class Raft(Replication):
             self.announced = 0
         return 0
 
-    cdef int campaign(self, bint pre, uint64_t now_us) except -1:
+    cdef int campaign(self, uint8_t how, uint64_t now_us) except -1:
         """A pre-vote asks whether an election would be won; only then is the term raised (9.6)."""
         cdef int i, self_slot = slot_of(&self.config, self.opt.id)
+        cdef bint pre = how == PRE
         cdef Message m
         self.leader = 0
         if pre:
@@ -244,7 +238,7 @@ cdef class Raft(Replication):
             if i == self_slot or not (self.config.voters | self.config.outgoing) >> i & 1:
                 continue
             message(&m, MSG_VOTE, self.config.id[i], self.term + 1 if pre else self.term)
-            m.flags = PRE if pre else 0
+            m.flags = how
             m.index = self.last
             m.index_term = self.terms.last_term()
             self.send(&m, not pre and not MUTANT(5))
@@ -261,7 +255,7 @@ cdef class Raft(Replication):
                 or (quorum_has(&self.config, sure) and (self.last or MUTANT(9)))):
             return 0
         if self.role == PRECANDIDATE:
-            return self.campaign(False, now_us)
+            return self.campaign(0, now_us)
         self.by_all = not quorum_has(&self.config, sure)
         self.leader = self.opt.id
         self.leader_lost = 0
@@ -272,9 +266,10 @@ cdef class Raft(Replication):
 
     cdef int on_vote(self, const Message *m, uint64_t now_us) except -1:
         cdef bint pre = (m.flags & PRE) != 0
-        cdef bint bound = (now_us < self.promise_until_us and not MUTANT(11)
-                           or (self.role == LEADER and (now_us < self.lease_until_us
-                                                        or sole_voter(&self.config, self.opt.id))))
+        cdef bint bound = (m.flags & (PRE | FORCED)) != FORCED and (
+            now_us < self.promise_until_us and not MUTANT(11)
+            or (self.role == LEADER and (now_us < self.lease_until_us
+                                         or sole_voter(&self.config, self.opt.id))))
         cdef bint fresh, granted
         cdef Message reply
         if m.term > self.term and not bound and not pre:
@@ -296,6 +291,24 @@ cdef class Raft(Replication):
         reply.flags = ((PRE if pre else 0) | (GRANTED if granted else 0)
                        | (MARKED if self.doubt and not MUTANT(91) else 0))
         return self.send(&reply, not pre and not MUTANT(4))
+
+    cdef int on_timeout_now(self, const Message *m, uint64_t now_us) except -1:
+        """Its leader wants this node to lead: then and there, and with this log (D 3.10)."""
+        cdef bint meant = (m.term == self.term or MUTANT(145)) and (
+            m.index == self.last and m.index_term == self.terms.last_term() or MUTANT(147))
+        if (not meant or self.role == LEADER or not is_voter(&self.config, self.opt.id)
+                or self.stalled or self.diverged or self.cramped):
+            return 0
+        return self.campaign(FORCED, now_us)
+
+    cdef int take_back(self, uint64_t now_us) except -1:
+        """The transfer has failed. Without a lease, the lead goes on in a term of its own."""
+        cdef bint given = self.given
+        self.transferee = 0
+        if not given:
+            return 0
+        self.follow(self.term, 0, now_us)
+        return self.campaign(FORCED, now_us)
 
     cdef int on_voted(self, const Message *m, uint64_t now_us) except -1:
         cdef bint pre = (m.flags & PRE) != 0
@@ -441,41 +454,3 @@ cdef class Raft(Replication):
     # ---------------------------------------------------------------------- outputs to the turn
     cdef uint64_t known_leader(self) noexcept:
         return self.leader if self.term == self.saved_term or MUTANT(120) else 0
-
-    cdef void taken(self) noexcept:
-        self.out_count = 0
-        self.grant_count = 0
-
-    cdef int send(self, const Message *m, bint after_save) except -1:
-        """Into Ready; or kept until the hard state that it relies on is saved."""
-        if after_save and self.version > self.saved:
-            self.held = <Held *>grown(self.held, self.held_count + 1, &self.held_capacity,
-                                      sizeof(Held), FIRST)
-            self.held[self.held_count].message = m[0]
-            self.held[self.held_count].version = self.version
-            self.held_count += 1
-            return 0
-        self.out = <Message *>grown(self.out, self.out_count + 1, &self.out_capacity,
-                                    sizeof(Message), FIRST)
-        self.out[self.out_count] = m[0]
-        self.out_count += 1
-        return 0
-
-    cdef int release(self) except -1:
-        cdef size_t i, kept = 0, n = self.held_count
-        self.held_count = 0
-        for i in range(n):
-            if self.held[i].version <= self.saved:
-                self.send(&self.held[i].message, False)
-            else:
-                self.held[kept] = self.held[i]
-                kept += 1
-        self.held_count = kept
-        return 0
-
-
-cdef void message(Message *m, uint8_t kind, uint64_t peer, uint64_t term) noexcept:
-    memset(m, 0, sizeof(Message))
-    m.kind = kind
-    m.peer = peer
-    m.term = term

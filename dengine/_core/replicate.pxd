@@ -44,6 +44,11 @@ ctypedef struct Waiting:        # a read that waits for `round`; 0: for the no-o
     uint64_t round
 
 
+ctypedef struct Held:           # a message that waits until `version` of the hard state is saved
+    Message message
+    uint64_t version
+
+
 cdef class Replication:
     cdef Options opt
     cdef readonly uint64_t term
@@ -74,12 +79,24 @@ cdef class Replication:
     cdef Waiting *waiting                   # ascending rounds
     cdef size_t waiting_count
     cdef size_t waiting_capacity
+    cdef readonly uint64_t transferee       # who is to lead next: nothing is proposed; 0: no one
+    cdef uint64_t transfer_until_us         # then the transfer has failed
+    # its lease is given up for the rest of the term: no confirmed round brings it back
+    cdef readonly bint given
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint begin                         # append the no-op of the term, then call begun()
     cdef Grant *grants
     cdef size_t grant_count
     cdef size_t grant_capacity
+    cdef Message *out
+    cdef size_t out_count
+    cdef size_t out_capacity
+    cdef uint64_t version                   # of the hard state
+    cdef uint64_t saved                     # newest version on disk
+    cdef Held *held
+    cdef size_t held_count
+    cdef size_t held_capacity
 
     # Inputs
     cdef int propose(self, uint64_t n) except -1            # n entries of this term; leading only
@@ -87,6 +104,8 @@ cdef class Replication:
     cdef int read(self, uint64_t ticket, bint lease, uint64_t now_us) except -1
     cdef void want(self, int slot, uint64_t index) noexcept
     cdef int compact(self, uint64_t to) except -1           # entries up to `to` left the log
+    # Hands the lead to that voter, within a promise; leading only.
+    cdef int transfer(self, uint64_t to, uint64_t now_us) except -1
 
     # Outputs, besides Ready
     # once per Ready, before the appends are taken
@@ -95,6 +114,9 @@ cdef class Replication:
     cdef bint next_append(self, int slot, Message *m) noexcept
     cdef void sent(self, int slot, uint64_t count, uint64_t size) noexcept
     cdef bint leads(self, uint64_t now_us) noexcept         # under a lease, its no-op committed
+    # Its no-op committed, in contact with a quorum, and no transfer under way.
+    cdef bint takes_writes(self, uint64_t now_us) noexcept
+    cdef uint64_t successor(self) noexcept              # whom a transfer had best go to; 0: none
     # The disks of a majority, or this one, have no room: nothing new is proposed.
     cdef bint no_space(self) noexcept
 
@@ -107,9 +129,14 @@ cdef class Replication:
     cdef int advance(self, uint64_t now_us) except -1
     cdef void mark_due(self) noexcept
     cdef void rewind(self, Progress *p) noexcept
+    cdef void taken(self) noexcept
+    cdef int send(self, const Message *m, bint after_save) except -1
+    cdef int release(self) except -1
 
     # private
     cdef int confirm(self, uint64_t now_us) except -1
+    cdef int hand_over(self) except -1
+    cdef bint outdoes(self, int a, int b) noexcept
     cdef void on_diverged(self, Progress *p) noexcept
     cdef void note_room(self, const Message *m, int slot) noexcept
     cdef bint roomy(self) noexcept          # a voter that has everything has room
@@ -117,3 +144,6 @@ cdef class Replication:
     cdef int open_reads(self) except -1
     cdef int grant(self, uint64_t ticket, uint64_t index) except -1
     cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1
+
+
+cdef void message(Message *m, uint8_t kind, uint64_t peer, uint64_t term) noexcept

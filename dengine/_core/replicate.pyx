@@ -5,7 +5,8 @@ References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissert
 from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
-from dengine._core.consensus cimport DIVERGED, FULL, LEADER, MSG_APPEND, PACKED, REJECTED
+from dengine._core.consensus cimport (DIVERGED, FULL, LEADER, MSG_APPEND, MSG_TIMEOUT_NOW,
+                                      PACKED, REJECTED)
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.quorum cimport is_voter, quorum_has, quorum_value, slot_of, sole_voter
@@ -21,6 +22,8 @@ cdef class Replication:
     def __cinit__(self):
         self.grants = NULL
         self.waiting = NULL
+        self.out = NULL
+        self.held = NULL
         self.terms = Terms()
         memset(&self.config, 0, sizeof(self.config))
         memset(self.peers, 0, sizeof(self.peers))
@@ -28,6 +31,8 @@ cdef class Replication:
     def __dealloc__(self):
         free(self.grants)
         free(self.waiting)
+        free(self.out)
+        free(self.held)
 
     # ------------------------------------------------------------------------------------- life
     cdef void start_leading(self, uint64_t now_us) noexcept:
@@ -41,6 +46,8 @@ cdef class Replication:
         self.heartbeat_due_us = now_us
         self.lease_until_us = 0
         self.waiting_count = 0
+        self.transferee = 0
+        self.given = False
         for i in range(self.config.count):
             self.peers[i].match = 0
             self.peers[i].next = self.last + 1
@@ -62,12 +69,21 @@ cdef class Replication:
         self.noop = 0
         self.begin = False
         self.round_due = False
+        self.transferee = 0
 
     cdef bint leads(self, uint64_t now_us) noexcept:
         if self.role != LEADER or ((self.noop == 0 or self.commit < self.noop)
                                    and not MUTANT(24)):
             return False
         return now_us < self.lease_until_us or MUTANT(60) or sole_voter(&self.config, self.opt.id)
+
+    cdef bint takes_writes(self, uint64_t now_us) noexcept:
+        """One that is cut off could not say what became of them."""
+        if (self.role != LEADER or self.noop == 0 or self.commit < self.noop
+                or (self.transferee and not MUTANT(148))):
+            return False
+        return (now_us < self.confirmed_us + self.opt.lease_us
+                or sole_voter(&self.config, self.opt.id))
 
     cdef int propose(self, uint64_t n) except -1:
         if unlikely(self.role != LEADER):
@@ -162,7 +178,8 @@ cdef class Replication:
             p.bytes -= p.frame_bytes[p.frame_first]
             p.frame_first = (p.frame_first + 1) % WINDOW_FRAMES
             p.frames -= 1
-        return self.advance(now_us)
+        self.advance(now_us)
+        return self.hand_over() if unlikely(self.transferee) else 0
 
     cdef int advance(self, uint64_t now_us) except -1:
         """Commits what a quorum has durable, if it is of this term (R 5.4.2)."""
@@ -211,7 +228,8 @@ cdef class Replication:
         self.confirmed = round
         if self.round - round < ROUNDS:
             self.confirmed_us = now_us if MUTANT(21) else self.round_us[round % ROUNDS]
-            self.lease_until_us = self.confirmed_us + self.opt.lease_us * (1 + MUTANT(22))
+            if not self.given or MUTANT(146):
+                self.lease_until_us = self.confirmed_us + self.opt.lease_us * (1 + MUTANT(22))
         while n < self.waiting_count and 0 < self.waiting[n].round <= round:
             self.grant(self.waiting[n].ticket, self.waiting[n].index)
             n += 1
@@ -251,6 +269,43 @@ cdef class Replication:
         self.grants[self.grant_count].index = index
         self.grant_count += 1
         return 0
+
+    # --------------------------------------------------------------------------------- transfer
+    cdef uint64_t successor(self) noexcept:
+        """The connected voter that has most, one with room on its disk before others; 0: none."""
+        cdef int i, best = -1
+        for i in range(self.config.count):
+            if (self.config.id[i] == self.opt.id or not self.peers[i].up
+                    or not is_voter(&self.config, self.config.id[i])):
+                continue
+            if best < 0 or self.outdoes(i, best):
+                best = i
+        return self.config.id[best] if best >= 0 else 0
+
+    cdef bint outdoes(self, int a, int b) noexcept:
+        cdef bint room = self.full_slots >> b & 1 and not self.full_slots >> a & 1
+        cdef bint none = self.full_slots >> a & 1 and not self.full_slots >> b & 1
+        return room or (not none and self.peers[a].match > self.peers[b].match)
+
+    cdef int transfer(self, uint64_t to, uint64_t now_us) except -1:
+        self.transferee = to
+        self.transfer_until_us = now_us + self.opt.promise_us
+        return self.hand_over()
+
+    cdef int hand_over(self) except -1:
+        """Who has everything is told to campaign; no lease holds in this term any more (D 3.10)."""
+        cdef int slot = slot_of(&self.config, self.transferee)
+        cdef Message m
+        if (self.given or self.noop == 0 or self.commit < self.noop or slot < 0
+                or not self.peers[slot].up or self.peers[slot].match < self.last):
+            return 0
+        self.given = True
+        if not MUTANT(144):
+            self.lease_until_us = 0
+        message(&m, MSG_TIMEOUT_NOW, self.transferee, self.term)
+        m.index = self.last
+        m.index_term = self.terms.last_term()
+        return self.send(&m, False)
 
     # ---------------------------------------------------------------------- what is sent to whom
     cdef void mark_due(self) noexcept:
@@ -348,3 +403,42 @@ cdef class Replication:
                 p.backoff = self.round + 1
                 p.compacted = p.match < to and not MUTANT(126)
         return 0
+
+    # ------------------------------------------------------------------------------- the outbox
+    cdef void taken(self) noexcept:
+        self.out_count = 0
+        self.grant_count = 0
+
+    cdef int send(self, const Message *m, bint after_save) except -1:
+        """Into Ready; or kept until the hard state that it relies on is saved."""
+        if after_save and self.version > self.saved:
+            self.held = <Held *>grown(self.held, self.held_count + 1, &self.held_capacity,
+                                      sizeof(Held), FIRST)
+            self.held[self.held_count].message = m[0]
+            self.held[self.held_count].version = self.version
+            self.held_count += 1
+            return 0
+        self.out = <Message *>grown(self.out, self.out_count + 1, &self.out_capacity,
+                                    sizeof(Message), FIRST)
+        self.out[self.out_count] = m[0]
+        self.out_count += 1
+        return 0
+
+    cdef int release(self) except -1:
+        cdef size_t i, kept = 0, n = self.held_count
+        self.held_count = 0
+        for i in range(n):
+            if self.held[i].version <= self.saved:
+                self.send(&self.held[i].message, False)
+            else:
+                self.held[kept] = self.held[i]
+                kept += 1
+        self.held_count = kept
+        return 0
+
+
+cdef void message(Message *m, uint8_t kind, uint64_t peer, uint64_t term) noexcept:
+    memset(m, 0, sizeof(Message))
+    m.kind = kind
+    m.peer = peer
+    m.term = term

@@ -105,11 +105,10 @@ cdef class Requests:
 
     # ----------------------------------------------------------------------------------- writes
     cdef bint may_propose(self, uint64_t now_us) noexcept:
-        """A leader without a lease proposes nothing: it could not say what became of it."""
         if not self.session.ready:
             return False
         if self.raft.role == LEADER:
-            return self.raft.leads(now_us)
+            return self.raft.takes_writes(now_us)
         return self.leader_slot(now_us) >= 0
 
     cdef int leader_slot(self, uint64_t now_us) noexcept:

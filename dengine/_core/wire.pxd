@@ -5,7 +5,7 @@
 # u8 kind · u8 flags · u16 0 · u64 term · then by kind:
 #    HELLO     u16 protocol, u64 cluster, u64 node, u64 incarnation, u64 to,
 #              u64 last index (0: an empty log), u64 start, u64 nonce         flags BULK
-#    VOTE      u64 last index, u64 last term                                     flags PRE
+#    VOTE      u64 last index, u64 last term                                     flags PRE FORCED
 #    VOTED     (no fields)                                     flags PRE GRANTED MARKED
 #    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round,
 #              u64 last index, u32 count, records as in the log
@@ -20,6 +20,7 @@
 #    OFFER     u64 index, u64 index term, u32 last crc, u32 header crc, u64 bytes: a snapshot
 #    FETCH     u64 index, u32 header crc, u64 offset
 #    PIECE     u64 index, u32 header crc, u64 offset, bytes of the snapshot
+#    TIMEOUT_NOW  u64 last index, u64 last term: campaign, I gave up my lease
 #
 # Two connections between two nodes: FETCH and PIECE go over the second one (BULK in its HELLO), all
 # else over the first.
@@ -33,7 +34,7 @@ cdef enum:
     FRAME_HEADER = 20
     PARTS = 64                  # pieces of one write to one peer
 
-cdef enum FrameKind:            # 2 to 6 are raft's MessageKind
+cdef enum FrameKind:            # 2 to 6, and 16, are raft's MessageKind
     FRAME_HELLO = 1
     FRAME_VOTE = 2
     FRAME_VOTED = 3
@@ -49,6 +50,7 @@ cdef enum FrameKind:            # 2 to 6 are raft's MessageKind
     FRAME_OFFER = 13
     FRAME_FETCH = 14
     FRAME_PIECE = 15
+    FRAME_TIMEOUT_NOW = 16
 
 cdef enum:
     LEASE_READ = 1              # flag of FRAME_READ

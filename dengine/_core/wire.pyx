@@ -4,7 +4,7 @@ from libc.string cimport memcpy, memset
 
 from dengine._core.codec cimport Reader, read_from, take_u16, take_u32, take_u64
 from dengine._core.crc cimport crc32c
-from dengine._core.consensus cimport MSG_DURABLE, MSG_HEARD, MSG_VOTE
+from dengine._core.consensus cimport MSG_DURABLE, MSG_HEARD, MSG_TIMEOUT_NOW, MSG_VOTE
 from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
 
@@ -38,7 +38,7 @@ cdef int frame_check(const char *p, size_t n, Frame *out, size_t *used) noexcept
     memcpy(&h, p, FRAME_HEADER)
     if crc32c(p + CRC_FROM, used[0] - CRC_FROM, 0) != h.crc:
         return FRAME_CRC
-    if h.kind < FRAME_HELLO or h.kind > FRAME_PIECE or h.zero != 0:
+    if h.kind < FRAME_HELLO or h.kind > FRAME_TIMEOUT_NOW or h.zero != 0:
         return FRAME_UNKNOWN
     out.kind = h.kind
     out.flags = h.flags
@@ -143,7 +143,7 @@ cdef class Outbox:
     # ------------------------------------------------------------------------------------ frames
     cdef int message(self, const Message *m) except -1:
         self.begin(m.kind, m.flags, m.term)
-        if m.kind == MSG_VOTE:
+        if m.kind == MSG_VOTE or m.kind == MSG_TIMEOUT_NOW:
             self.put_u64(m.index)
             self.put_u64(m.index_term)
         elif m.kind == MSG_HEARD:
@@ -213,7 +213,7 @@ cdef int message_decode(const Frame *f, uint64_t peer, Message *out) noexcept no
     out.flags = f.flags
     out.peer = peer
     out.term = f.term
-    if f.kind == FRAME_VOTE:
+    if f.kind == FRAME_VOTE or f.kind == FRAME_TIMEOUT_NOW:
         out.index = take_u64(&r)
         out.index_term = take_u64(&r)
     elif f.kind == FRAME_HEARD:

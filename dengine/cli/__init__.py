@@ -18,6 +18,7 @@ from dengine.cli.rejoin import rejoin
 from dengine.cli.repair import repair
 from dengine.cli.serve import serve
 from dengine.cli.status import status
+from dengine.cli.transfer import transfer
 
 # The first that fits. All other errors of dengine: 1.
 EXIT: tuple[tuple[type[errors.Error], int], ...] = (
@@ -62,5 +63,5 @@ def version() -> None:
 
 
 for command in (serve, cluster, put, get, delete, status, config, check, repair, rejoin, log,
-                snapshot, backup, restore, version):
+                snapshot, backup, restore, transfer, version):
     root.add_command(command)

@@ -60,12 +60,20 @@ def opened(request: urllib.request.Request | str, timeout: float) -> Iterator[HT
         with DIRECT.open(request, timeout=timeout) as answer:
             yield answer
     except urllib.error.HTTPError as error:
-        text = error.read().decode(errors="replace")
-        raise errors.StorageError(f"the node says {error.code}: {text}") from None
+        kind = errors.UnavailableError if error.code >= 500 else errors.RequestError
+        raise kind(f"the node says {error.code}: {said_by(error)}") from None
     except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError,
             ValueError) as error:
         raise errors.UnavailableError(f"no answer: {error}; nothing was changed; name the health "
                                       "port of a node that runs") from None
+
+
+def said_by(error: urllib.error.HTTPError) -> str:
+    text = error.read().decode(errors="replace")
+    try:
+        return str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return text
 
 
 @click.command()

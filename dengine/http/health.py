@@ -5,13 +5,14 @@ quick, so that nobody can keep it busy; but whoever reaches this port may take a
 """
 import asyncio
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Coroutine
 from typing import Protocol, cast
 
 import httptools
 import msgspec
 
-from dengine.errors import Error
+from dengine.errors import Error, RequestError
 from dengine.http.metrics import CONTENT_TYPE, Metrics, Requests, Status
 from dengine.http.problem import Problem, answer, problem
 
@@ -19,6 +20,7 @@ REQUEST_BYTES = 8192        # a whole request; checks are far smaller
 CONNECTIONS = 128           # a few checkers, each one connection at a time
 TIMEOUT_S = 5.0             # for the whole connection, but for snapshots
 PIECE = 1 << 20             # bytes of a snapshot at once
+TRANSFER = re.compile(rb"/admin/transfer(?:\?to=([0-9]{1,18}))?")
 
 
 class Node(Status, Protocol):
@@ -33,6 +35,8 @@ class Node(Status, Protocol):
     async def take_snapshot(self) -> None: ...
 
     def newest_snapshot(self) -> str: ...
+
+    async def transfer(self, to: int = 0) -> int: ...
 
 
 class Health:
@@ -125,7 +129,9 @@ class HealthConnection(asyncio.Protocol):
         if self.hosts != 1 and not (self.hosts == 0 and self.parser.get_http_version() == "1.0"):
             self.answer(problem(Problem.BAD_HOST, bare))
         elif self.target == b"/admin/snapshot" and method in (b"GET", b"POST"):
-            self.start_snapshot(method == b"POST")
+            self.begin(self.snapshot(method == b"POST"))
+        elif method == b"POST" and (asked := TRANSFER.fullmatch(self.target)):
+            self.begin(self.transfer(int(asked[1] or 0)))
         elif respond is None:
             self.answer(problem(Problem.NO_CHECK, bare))
         elif method not in (b"GET", b"HEAD"):
@@ -133,11 +139,24 @@ class HealthConnection(asyncio.Protocol):
         else:
             self.answer(respond(bare))
 
-    def start_snapshot(self, take: bool) -> None:
+    def begin(self, work: Coroutine[None, None, None]) -> None:
         """The connection stays open for as long as that takes."""
         self.answered = True
         self.timer.cancel()
-        self.task = asyncio.get_running_loop().create_task(self.snapshot(take))
+        self.task = asyncio.get_running_loop().create_task(work)
+
+    async def transfer(self, to: int) -> None:
+        """The lead goes to that node, 0: to the one that is ahead; the answer says to whom."""
+        try:
+            leader = await self.health.node.transfer(to)
+            self.transport.write(answer(200, "application/json",
+                                        msgspec.json.encode({"leader": leader})))
+        except RequestError as error:
+            self.refuse(str(error), "bad_transfer", 400)
+        except Error as error:
+            self.refuse(str(error), "not_transferred")
+        if not self.transport.is_closing():
+            self.transport.write_eof()
 
     async def snapshot(self, take: bool) -> None:
         """POST: one is taken now. GET: the bytes of the newest."""
@@ -150,15 +169,16 @@ class HealthConnection(asyncio.Protocol):
             elif path := node.newest_snapshot():
                 await self.send_file(path)
             else:
-                self.refuse("this node has taken no snapshot yet: POST /admin/snapshot first")
+                self.refuse("this node has taken no snapshot yet: POST /admin/snapshot first",
+                            "no_snapshot")
         except (Error, OSError) as error:
-            self.refuse(str(error))
+            self.refuse(str(error), "no_snapshot")
         if not self.transport.is_closing():
             self.transport.write_eof()
 
-    def refuse(self, why: str) -> None:
-        body = {"type": "about:blank", "status": 503, "code": "no_snapshot", "detail": why}
-        self.transport.write(answer(503, "application/problem+json", msgspec.json.encode(body)))
+    def refuse(self, why: str, code: str, status: int = 503) -> None:
+        body = {"type": "about:blank", "status": status, "code": code, "detail": why}
+        self.transport.write(answer(status, "application/problem+json", msgspec.json.encode(body)))
 
     async def send_file(self, path: str) -> None:
         loop = asyncio.get_running_loop()

@@ -6,7 +6,7 @@ from dengine._core.answer import Problem, problem
 
 __all__ = ["Problem", "answer", "problem"]
 
-REASONS = {200: "OK", 503: "Service Unavailable"}
+REASONS = {200: "OK", 400: "Bad Request", 503: "Service Unavailable"}
 
 
 def answer(status: int, content_type: str, body: bytes = b"", *, bare: bool = False,

@@ -9,9 +9,9 @@ from dengine._core.crc import checksum
 from tests.sim import views
 
 OK, PART, LENGTH, CRC, UNKNOWN = range(5)
-KINDS = range(1, 16)
+KINDS = range(1, 17)
 (HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING, BYE,
- OFFER, FETCH, PIECE) = KINDS
+ OFFER, FETCH, PIECE, TIMEOUT_NOW) = KINDS
 FRAME_MAX = (1 << 20) + 32 + 4096 + (1 << 20) + 256 + 4096
 settings.register_profile("core", derandomize=True, deadline=None, max_examples=200)
 settings.load_profile("core")
@@ -23,6 +23,7 @@ BODIES = {
     APPEND: struct.pack("<QQIQQQI", 40, 3, 99, 38, 5, 47, 2) + b"two records, unread here",
     HEARD: struct.pack("<QQQ", 5, 40, 3),
     DURABLE: struct.pack("<Q", 40),
+    TIMEOUT_NOW: struct.pack("<QQ", 40, 3),
 }
 FIELDS = {
     HELLO: (1, 7, 1, 9, 2, 40, 5, 99),
@@ -31,6 +32,7 @@ FIELDS = {
     APPEND: (40, 3, 99, 38, 5, 47, 2, b"two records, unread here"),
     HEARD: (40, 3, 5),
     DURABLE: (40, 0, 0),
+    TIMEOUT_NOW: (40, 3, 0),
 }
 
 

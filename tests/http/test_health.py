@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from dengine import server as serving_module
-from dengine.errors import StorageError
+from dengine.errors import RequestError, StorageError
 from dengine.http.health import Health
 from tests.http.harness import Client, Server, get, request, serving
 from tests.sim.fake_turn import FakeTurn
@@ -42,6 +42,12 @@ class FakeNode:
 
     async def take_snapshot(self) -> None:
         raise StorageError("no room")
+
+    async def transfer(self, to: int = 0) -> int:
+        raise RequestError(f"node {to} is no voter")
+
+    async def hand_over(self) -> None:
+        pass
 
     def newest_snapshot(self) -> str:
         return ""
@@ -83,6 +89,11 @@ def test_paths() -> None:
         assert (refused.status, refused.json["code"]) == (503, "no_snapshot")
         assert refused.json["detail"] == "no room"
         assert "POST" in (await ask(get(b"/admin/snapshot"))).json["detail"]
+        for to in (b"", b"?to=7"):
+            refused = await ask(request(b"POST", b"/admin/transfer" + to))
+            assert (refused.status, refused.json["code"]) == (400, "bad_transfer")
+        for target in (b"/admin/transfer?to=x", b"/admin/transfer?to=-1", b"/admin/transfers"):
+            assert (await ask(request(b"POST", target))).status == 404
         assert "dengine_lag 1.0" in metrics
         assert "dengine_turns_total 3.0" in metrics
         assert (await ask(get(b"/x"))).code == "not_found"

@@ -4,7 +4,7 @@ from collections import namedtuple
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
-from dengine._core.consensus cimport MSG_APPEND, Message, Options, Run
+from dengine._core.consensus cimport MSG_APPEND, MSG_TIMEOUT_NOW, Message, Options, Run
 from dengine._core.quorum cimport Config
 from dengine._core.raft cimport NO_CUT, Raft
 from dengine._core.terms cimport Terms
@@ -113,6 +113,10 @@ cdef class BareRaft:
         self.raft.read(ticket, lease, self.now)
         return self.grants()
 
+    def transfer(self, uint64_t to):
+        self.raft.transfer(to, self.now)
+        return self.take()
+
     def grants(self):
         out = [(self.raft.grants[i].ticket, self.raft.grants[i].index)
                for i in range(self.raft.grant_count)]
@@ -185,6 +189,10 @@ cdef class BareRaft:
         return self.raft.leads(self.now)
 
     @property
+    def takes_writes(self):
+        return self.raft.takes_writes(self.now)
+
+    @property
     def log(self):
         return [self.raft.terms.at(i) for i in range(1, self.raft.last + 1)]
 
@@ -193,6 +201,7 @@ cdef class BareRaft:
 
 
 cdef object named(const Message *m):
-    kinds = {2: "vote", 3: "voted", MSG_APPEND: "append", 5: "heard", 6: "durable"}
+    kinds = {2: "vote", 3: "voted", MSG_APPEND: "append", 5: "heard", 6: "durable",
+             MSG_TIMEOUT_NOW: "timeout now"}
     return Msg(kinds[m.kind], m.peer, m.term, m.index, m.index_term, m.count, m.commit, m.round,
                m.flags)

@@ -19,6 +19,7 @@ from tests.sim.network cimport MemLink
 from tests.sim.nodes cimport SimNode
 
 from dengine._core import boot
+from dengine.errors import RequestError, UnavailableError
 from dengine.judge import Examination
 from tests.sim.checks import Violation
 from tests.sim.nodes import PATH
@@ -240,6 +241,26 @@ cdef class Cluster(Network):
         if frame_check(data, len(data), &f, &used) != FRAME_OK:
             return "no frame"
         return frames.receive(n.turn, peer, &f)
+
+    def ask_transfer(self, int i, uint64_t to=0):
+        """Node i is asked to hand over the lead: to node id `to`, 0: to the one ahead."""
+        cdef SimNode node = <SimNode>self.nodes[i]
+        to = boot.transfer(node.turn, to)
+        self.tell(f"node {i + 1} is to hand over to node {to}")
+        return self.run_node(node)
+
+    def transfer(self, int i, uint64_t to=0):
+        """Likewise, where it can; False: it refused."""
+        if not (<SimNode>self.nodes[i]).alive:
+            return False
+        try:
+            self.ask_transfer(i, to)
+        except (RequestError, UnavailableError) as error:
+            self.tell(f"node {i + 1}: {error}")
+            self.count("transfer refused")
+            return False
+        self.count("transfer begun")
+        return True
 
     def wipe(self, int i):
         """A dead node loses its directory: it would start empty, as another incarnation."""

@@ -3,7 +3,7 @@
 EXPECTED = (
     *(f"frame: {kind}" for kind in (
         "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-        "granted", "offer", "fetch", "piece")),
+        "granted", "offer", "fetch", "piece", "timeout now")),
     *(f"role: {change}" for change in (
         "follower -> precandidate", "precandidate -> follower", "precandidate -> candidate",
         "candidate -> follower", "candidate -> leader", "leader -> follower")),
@@ -19,6 +19,7 @@ EXPECTED = (
     "committed entries that no disk had",
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
     "client gave up", "client repeated", "write sent again",
+    "transfer begun", "transfer refused", "role: leader -> candidate",
     *(f"answer: {status}" for status in (
         "ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "no space")),
     "standing: one down", "standing: leader cut from one", "standing: one way to leader",

@@ -1,10 +1,10 @@
 """A disk in memory that forgets, fails and lies as a seed says: see disk.pxd."""
-from libc.errno cimport EBADF, EEXIST, EFBIG, EMFILE, ENOENT, ENOSPC
+from libc.errno cimport EBADF, EBUSY, EEXIST, EFBIG, EMFILE, ENOENT, ENOSPC
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from dengine._core.types cimport iovec
+from dengine._core.types cimport PAGE, iovec
 from tests.sim.platter cimport (CALL_CLOSE, CALL_DROP, CALL_MAP, CALL_OPEN, CALL_READ, CALL_RENAME,
                                 CALL_SIZE, CALL_SYNC, CALL_SYNC_DIR, CALL_UNLINK, CALL_UNMAP,
                                 CALL_WRITE, CLEAN, DIRTY, FILES, HANDLES, LIE, SECTOR, Fault,
@@ -87,6 +87,14 @@ cdef int64_t do_pwritev(void *ctx, int fd, const iovec *parts, int n,
         size += parts[i].iov_len
     if at + size > f.size and at + size - f.size > d.space - used_space(d):
         return -ENOSPC
+    if d.hold and d.flying >= 0:                # it comes after the sync that is under way
+        if d.late >= 0 or n != 1 or size > PAGE or at + size > f.size:
+            return -EBUSY
+        d.late = d.handles[fd % HANDLES].file
+        d.late_at = at
+        d.late_size = min(size, left)
+        memcpy(d.late_bytes, parts[0].iov_base, d.late_size)
+        return d.late_size
     for i in range(n):
         size = parts[i].iov_len if parts[i].iov_len < left else left
         if at + size > d.capacity:
@@ -237,6 +245,7 @@ cdef class Disk:
         self.state.capacity = (capacity + SECTOR - 1) // SECTOR * SECTOR
         self.state.space = <uint64_t>-1
         self.state.flying = -1
+        self.state.late = -1
         self.state.clock.offset_us = 1000000
         for i in range(HANDLES):
             self.state.handles[i].file = -1

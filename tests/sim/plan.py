@@ -18,6 +18,7 @@ KINDS = {
     "stall": 2, "cut": 3, "cut one way": 2, "isolate leader": 2, "partition": 2, "ring": 1,
     "disconnect": 2, "bad sync": 1, "bad write": 1, "torn write": 2, "full": 1, "flip meta": 1,
     "flip log": 1, "flip snapshot": 1, "lose meta": 1,
+    "transfer": 3,
 }
 ALONE = {"kill", "stop", "power", "pause", "stall", "bad sync", "torn write", "full", "flip meta",
          "flip snapshot"}

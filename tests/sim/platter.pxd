@@ -3,9 +3,12 @@
 # A write changes the cache, a sync copies it to the platter. A name is created, moved or removed in
 # the cache too, and on the platter once its directory is synced. A power cut keeps or loses each
 # unsynced sector and each unsynced change of a name independently. While `hold` is set a sync is
-# only under way: `land` ends it, with the bytes of the moment when it began. No call here runs
-# Python, takes the GIL or reads a clock.
+# only under way: `land` ends it, with the bytes of the moment when it began; a write that follows
+# it in the program is made then, and never where the process dies before. No call here runs Python,
+# takes the GIL or reads a clock.
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from dengine._core.types cimport PAGE
 
 cdef enum:
     SECTOR = 512                # bytes that a power cut keeps or loses together
@@ -93,6 +96,10 @@ ctypedef struct State:
     int fault_count
     bint hold
     int flying                  # the file of the sync under way; -1
+    int late                    # the file that a write waits for, which follows that sync; -1
+    uint64_t late_at
+    uint64_t late_size
+    char late_bytes[PAGE]
     void *spare[SPARE]          # buffers of files that are gone, zeroed
     int spare_count
 

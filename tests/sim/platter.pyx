@@ -178,6 +178,11 @@ cdef void land(State *d) noexcept nogil:
             f.sectors[i] &= ~FLYING
     if f.flight_size > f.synced_size or f.size == f.flight_size:
         f.synced_size = f.flight_size
+    if d.late >= 0:                             # who waited for the sync goes on
+        f = &d.files[d.late]
+        d.late = -1
+        memcpy(f.cache + d.late_at, d.late_bytes, d.late_size)
+        dirty(f, d.late_at, d.late_at + d.late_size)
 
 
 cdef void take_off(State *d, int file) noexcept nogil:
@@ -220,6 +225,7 @@ cdef int arm(State *d, int call, uint64_t nth, int error, uint64_t keep) noexcep
 # ------------------------------------------------------------------------------------- crashes
 cdef void forget_life(State *d) noexcept nogil:
     cdef int i
+    d.late = -1
     land(d)
     d.hold = False
     for i in range(FILES):

@@ -236,6 +236,10 @@ class Run:
             self.voteless = node
             self._boot_in(node, fault.for_ms)
 
+    def _transfer(self, node: int, fault: Fault) -> None:
+        """The lead is handed over: to the one ahead, or to whomever, up to date or not."""
+        self.cluster.transfer(node, 1 + self._other(node, fault) if fault.other & 1 << 19 else 0)
+
     # ------------------------------------------------------------------------------ what is owed
     def _heal(self) -> None:
         c = self.cluster

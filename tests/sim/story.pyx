@@ -2,13 +2,13 @@
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 
-from dengine._core.consensus cimport (DIVERGED, GRANTED, PRE, REJECTED, Message)
+from dengine._core.consensus cimport DIVERGED, FORCED, GRANTED, PRE, REJECTED, Message
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_DURABLE, FRAME_HEARD, FRAME_HELLO,
                                  FRAME_VOTE, FRAME_VOTED, Hello, append_decode, hello_decode,
                                  message_decode)
 
 NAMES = ("", "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-         "granted", "ping", "bye", "offer", "fetch", "piece")
+         "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now")
 
 
 cdef str describe(const Frame *f):
@@ -29,8 +29,8 @@ cdef str describe(const Frame *f):
         return f"append in term {m.term}: {what}, commit {m.commit}, round {m.round}"
     if FRAME_VOTE <= f.kind <= FRAME_DURABLE and message_decode(f, 1, &m) == 0:
         if f.kind == FRAME_VOTE:
-            return (f"{'pre-vote' if f.flags & PRE else 'vote'} asked for term {m.term}, log ends "
-                    f"at {m.index} of term {m.index_term}")
+            how = "pre-vote" if f.flags & PRE else "forced vote" if f.flags & FORCED else "vote"
+            return f"{how} asked for term {m.term}, log ends at {m.index} of term {m.index_term}"
         if f.kind == FRAME_VOTED:
             return (f"{'pre-vote' if f.flags & PRE else 'vote'} "
                     f"{'granted' if f.flags & GRANTED else 'refused'}, term {m.term}")
