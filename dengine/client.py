@@ -1,8 +1,7 @@
 """A blocking client over HTTP: put, get and delete on any node of a cluster.
 
-Decides which node is asked next, and when a request may be repeated: a read always, a write only if
-it was never sent or answered `not_proposed`. A write whose outcome is unknown is never repeated.
-Knows nothing of Raft, nor of which node leads.
+Decides which node is asked next, and when a request may be repeated: always, as each write has an
+Idempotency-Key under which the nodes apply it once. Knows nothing of Raft, nor of which node leads.
 """
 
 import http.client
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 from dengine import errors
 from dengine._core.types import Entry
@@ -27,6 +27,7 @@ ERRORS: dict[str | int, type[errors.Error]] = {
     "not_proposed": errors.NotProposedError,
     "no_space": errors.NoSpaceError,
     "overloaded": errors.NotProposedError,
+    "idempotency_full": errors.NotProposedError,
     "unavailable": errors.UnavailableError,
     "outcome_unknown": errors.OutcomeUnknownError,
     412: errors.ConflictError,
@@ -94,9 +95,13 @@ class Client:
         with self._lock:
             write, end = method != "GET", time.monotonic() + self._timeout
             reasons: list[str] = []
+            unknown: errors.OutcomeUnknownError | None = None
+            if write:
+                headers = headers | {"Idempotency-Key": uuid4().hex}
             for left in range(len(self._endpoints), 0, -1):
                 endpoint, remaining = self._endpoints[0], end - time.monotonic()
-                if remaining <= (self._timeout / 2 if write and reasons else 0):
+                sure = write and bool(reasons) and unknown is None
+                if remaining <= (self._timeout / 2 if sure else 0):
                     break  # too late to hear whether this write was proposed
                 share = remaining / left
                 try:
@@ -107,10 +112,12 @@ class Client:
                     return answer
                 except (Unreachable, errors.UnavailableError) as e:
                     if isinstance(e, errors.OutcomeUnknownError):
-                        raise
+                        unknown = e
                     reasons.append(f"{endpoint.url}: {e}")
                 self._endpoints.append(self._endpoints.pop(0))
             message = "; ".join(reasons) or f"timeout = {self._timeout} is no time"
+            if unknown is not None:
+                raise errors.OutcomeUnknownError(f"it may or may not be applied: {message}")
             if write:
                 raise errors.NotProposedError(f"nothing was changed: {message}")
             raise errors.UnavailableError(message)

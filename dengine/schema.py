@@ -171,6 +171,9 @@ class Http(Section, frozen=True, kw_only=True):
                                      flag="--health-port")] = 10001
     request_timeout_ms: Annotated[int, _int(
         "ms", 1, HOUR_MS, "Deadline of a request; without a leader it ends in 503 or 504")] = 5000
+    idempotency_retention_ms: Annotated[int, _int(
+        "ms", 1, HOUR_MS, "How long a repeated Idempotency-Key is answered with the first result")
+    ] = 20_000
     idle_timeout_ms: Annotated[int, _int(
         "ms", 1, HOUR_MS, "An idle connection is closed; longer than proxies keep theirs")] = 75_000
     header_timeout_ms: Annotated[int, _int(

@@ -68,6 +68,7 @@ class Setup:
     waiting_writes: int
     waiting_reads: int
     waiting_bytes: int
+    idempotency_retention_ms: int
     boot_id: bytes  # 16 bytes that change whenever a page cache is lost
     progress: Callable[[int], None] | None = None  # told bytes as recovery reads them
     from_directory: bool = False  # identity and promise are those that lie in the directory
@@ -108,6 +109,7 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
         waiting_writes=config.limits.waiting_writes,
         waiting_reads=config.limits.waiting_reads,
         waiting_bytes=config.limits.waiting_bytes,
+        idempotency_retention_ms=config.http.idempotency_retention_ms,
         boot_id=kernel_boot_id(),
         from_directory=from_directory,
     )

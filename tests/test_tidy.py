@@ -24,7 +24,7 @@ LAYERS = """
     _core.codec
     _core.kernel _core.flush _core.watch
     _core.worker
-    _core.meta _core.terms _core.tree _core.quorum _core.consensus
+    _core.meta _core.terms _core.tree _core.quorum _core.consensus _core.idempotency
     _core.segments _core.replicate _core.kv _core.items
     _core.log _core.raft _core.snapshot
     _core.transfer _core.examine

@@ -19,7 +19,7 @@ cpdef enum Problem:
     EMPTY_KEY
     NO_TTL
     NO_SCAN
-    NO_IDEMPOTENCY
+    BAD_IDEMPOTENCY
     NO_EXPECTATION
     NOT_FOUND
     NO_CHECK
@@ -40,6 +40,8 @@ cpdef enum Problem:
     TOO_MANY_CONNECTIONS
     OUTCOME_UNKNOWN
     DISK_FULL
+    KEY_REUSED
+    NO_MORE_KEYS
     PROBLEMS                    # how many
 
 cdef enum Persistence:          # what the answer says of the connection

@@ -59,9 +59,10 @@ ROWS = {
     Problem.NO_SCAN: (
         400, "not_supported_yet",
         f"Scans over HTTP are not supported yet. {SAFE} Read single keys with GET /kv/KEY"),
-    Problem.NO_IDEMPOTENCY: (
-        400, "not_supported_yet",
-        f"Idempotency-Key is not supported yet. {SAFE} Repeat without it, or use If-Match"),
+    Problem.BAD_IDEMPOTENCY: (
+        400, "bad_idempotency_key",
+        f"Idempotency-Key is not one value of 1 to 255 visible characters. {SAFE} Send a random"
+        " one, a new one for each new request"),
     Problem.NO_EXPECTATION: (
         417, "unknown_expectation",
         f"The only expectation that can be met is 100-continue. {SAFE} Repeat without Expect"),
@@ -109,6 +110,14 @@ ROWS = {
     Problem.HEADERS_TOO_LARGE: (
         431, "headers_too_large",
         f"The headers are more than http.max_headers or http.max_header_bytes. {SAFE} Send fewer"),
+    Problem.KEY_REUSED: (
+        422, "idempotency_key_reused",
+        f"Another request was sent under this Idempotency-Key. {SAFE} Use a new key for each new"
+        " request, the same only to repeat one"),
+    Problem.NO_MORE_KEYS: (
+        503, "idempotency_full",
+        f"The node remembers as many Idempotency-Keys as it can. {SAFE} Repeat later, or without"
+        " one", "Retry-After: 1\r\n"),
     Problem.PROPOSED_NOTHING: (
         503, "not_proposed",
         f"No leader took the write before its deadline. {SAFE} It is safe to repeat",
@@ -141,7 +150,7 @@ ROWS = {
 REASONS = {
     400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 408: "Request Timeout",
     412: "Precondition Failed", 413: "Content Too Large", 414: "URI Too Long",
-    417: "Expectation Failed", 431: "Request Header Fields Too Large",
+    417: "Expectation Failed", 422: "Unprocessable Content", 431: "Request Header Fields Too Large",
     503: "Service Unavailable", 504: "Gateway Timeout", 507: "Insufficient Storage",
 }
 
@@ -154,9 +163,9 @@ cdef const char *HEX = "0123456789abcdef"
 
 
 # What a Waiter is told, as a Problem, in the order of Status.
-cdef uint8_t[8] PROBLEM_OF = [
+cdef uint8_t[10] PROBLEM_OF = [
     NONE, NO_KEY, CONFLICTED, PROPOSED_NOTHING, OUTCOME_UNKNOWN, NO_LEADER, HAS_STOPPED,
-    DISK_FULL]
+    DISK_FULL, KEY_REUSED, NO_MORE_KEYS]
 
 
 # ------------------------------------------------------------------------------------ answers

@@ -3,15 +3,21 @@
 It knows commands and the store; it does not know how an entry was committed.
 """
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
-from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, EXISTS, PUT, PUT_IF,
-                                  REGISTER, Record, command_decode, jump_decode)
+from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, ENTRY_TICK, EXISTS, PUT,
+                                  PUT_IF, REGISTER, Record, command_decode, jump_decode,
+                                  tick_decode)
 from dengine._core.fault cimport MUTANT
+from dengine._core.idempotency cimport Kept
 from dengine._core.session cimport Applied
-from dengine._core.types cimport CONFLICT, MISSING, OK, RECORD_HEADER, Item, unlikely
+from dengine._core.types cimport (CONFLICT, KEYS_FULL, MISMATCH, MISSING, OK, RECORD_HEADER, Item,
+                                  unlikely)
 
 from dengine.errors import FormatError, InvariantError
+
+cdef enum:
+    DROPPED = 1000              # results that go with one tick at most: 10,000 a second
 
 
 cdef class Machine:
@@ -41,7 +47,10 @@ cdef class Machine:
             elif c.session != 0 and (result := self.session.admit(&c)) == NULL:
                 pass                            # a copy of one that was applied, or given up
             else:
-                status = self.execute(&c, &revision)
+                if unlikely(c.keyed):
+                    status = self.execute_once(&c, &revision)
+                else:
+                    status = self.execute(&c, &revision)
                 if result != NULL:
                     result.status = <uint8_t>status
                     result.revision = revision
@@ -52,8 +61,41 @@ cdef class Machine:
             if jump_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &revision):
                 raise InvariantError(f"entry {r.index} holds no jump of the revision")
             self.kv.revision += revision
+        elif r.kind == ENTRY_TICK:
+            self.tick(record + RECORD_HEADER, r.length - RECORD_HEADER, r.index)
         self.applied = r.index
         return 0
+
+    cdef int tick(self, const char *payload, size_t n, uint64_t index) except -1:
+        cdef Session s = self.session
+        cdef uint64_t clock, horizon
+        if tick_decode(payload, n, &clock, &horizon):
+            raise InvariantError(f"entry {index} holds no time")
+        s.clock_ms = max(s.clock_ms, clock)
+        s.idempotency.horizon_ms = max(s.idempotency.horizon_ms, horizon)
+        s.idempotency.drop(DROPPED)
+        return 0
+
+    cdef int execute_once(self, const Command *c, uint64_t *revision) except -1:
+        """Under an Idempotency-Key: a copy is told what the first was told, and changes nothing."""
+        cdef Idempotency known = self.session.idempotency
+        cdef const Kept *before = known.find(c)
+        cdef Kept k
+        if before != NULL and not MUTANT(149):
+            if before.print != c.print and not MUTANT(150):
+                return MISMATCH
+            revision[0] = before.revision
+            return <int>before.status
+        if not known.has_room():
+            return KEYS_FULL
+        k.status = self.execute(c, revision)
+        k.key[0] = c.idempotency[0]
+        k.key[1] = c.idempotency[1]
+        k.print = c.print
+        k.revision = revision[0]
+        k.clock_ms = self.session.clock_ms
+        known.add(&k)
+        return <int>k.status
 
     cdef int execute(self, const Command *c, uint64_t *revision) except -1:
         cdef const Item *item

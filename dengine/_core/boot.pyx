@@ -104,6 +104,7 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     turn.waiting_writes = setup.waiting_writes
     turn.waiting_bytes = setup.waiting_bytes
     turn.waiting_reads = setup.waiting_reads
+    turn.retention_ms = setup.idempotency_retention_ms
     return open_state(turn, found, payload, setup)
 
 
@@ -148,8 +149,9 @@ cdef bytes look(Turn turn, Found found, bytes directory, object setup):
     turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,
                            turn.log.last if turn.alone else 0, turn.alone)
     if turn.checkpoint.base.index:
-        payload = engine_decode(turn.checkpoint.engine, &turn.config_index, turn.session)
-        turn.checkpoint.engine = None
+        payload = engine_decode(turn.checkpoint.engine, turn.checkpoint.idempotency,
+                                &turn.config_index, turn.session)
+        turn.checkpoint.engine = turn.checkpoint.idempotency = None
     if found.config > turn.config_index:
         r = <const Record *>turn.log.record(found.config)
         payload = (<const char *>r)[RECORD_HEADER:r.length]

@@ -5,10 +5,13 @@
 #
 # Bytes of the engine (ENGINE frames, format 1): u64 index of the configuration, u32 + its payload,
 # u32 sessions, then per session u64 node, u64 incarnation, u64 nonce, u64 id, u64 floor,
-# u32 results, then per result u64 sequence, u64 revision, u8 status.
+# u32 results, then per result u64 sequence, u64 revision, u8 status; then u64 replicated time in
+# ms, u64 time of before which results under an Idempotency-Key may go. These have frames of their
+# own.
 from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.codec cimport Members
+from dengine._core.idempotency cimport Answers, Idempotency
 from dengine._core.kv cimport KV
 from dengine._core.recovery cimport Base
 from dengine._core.session cimport Session
@@ -44,12 +47,14 @@ cdef class Checkpoint:
     cdef KV open(self, const Io *io, bytes directory, list names, uint64_t cluster,
                  Worker preparer, list notes, object progress)
     cdef bytes engine                       # of the snapshot that was loaded; None
+    cdef Idempotency idempotency            # likewise
     # After recovery of a log that begins at `first`: damaged files are renamed, what a writer left
     # goes, and so do snapshots that this log does not lead on from.
     cdef int tidy(self, uint64_t first) except -1
     cdef bint due(self, uint64_t applied, uint64_t written, uint64_t now_us) noexcept
     # The caller fills in what the header says of the entry.
-    cdef int begin(self, SnapshotHeader *header, KV kv, bytes engine, uint64_t written) except -1
+    cdef int begin(self, SnapshotHeader *header, KV kv, bytes engine, Answers answers,
+                   uint64_t written) except -1
     cdef int end(self, uint64_t now_us) except -1
     # A snapshot that came from the leader is the newest one, the only one.
     cdef int replace(self, const Offer *offer, uint64_t written) except -1
@@ -60,5 +65,6 @@ cdef class Checkpoint:
 
 
 cdef bytes engine_encode(uint64_t config, const Members *members, Session session)
-# The sessions go into `session`; the payload of the configuration, its index in `config`.
-cdef bytes engine_decode(bytes engine, uint64_t *config, Session session)
+# The sessions and `idempotency`, which was loaded beside, go into `session`; the payload of the
+# configuration, its index in `config`.
+cdef bytes engine_decode(bytes engine, Idempotency idempotency, uint64_t *config, Session session)

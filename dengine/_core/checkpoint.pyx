@@ -2,11 +2,11 @@
 from os import fsdecode
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from dengine._core.codec cimport (Reader, encode_members, read_from, take_bytes, take_u8,
-                                  take_u32, take_u64)
+from dengine._core.codec cimport (Reader, Writer, encode_members, give_bytes, give_u32, give_u64,
+                                  read_from, take_bytes, take_u8, take_u32, take_u64)
 from dengine._core.fault cimport MUTANT
 from dengine._core.session cimport Applied, Registered
 from dengine._core.snapshot cimport SnapshotReader
@@ -14,10 +14,11 @@ from dengine._core.snapshot cimport remove as remove_now
 from dengine._core.types cimport MAX_MEMBERS, PENDING, SNAPSHOT_RETRY_US, SNAPSHOTS
 
 from dengine._core.snapshot import snapshot_name, sort_names
-from dengine.errors import CorruptionError, FormatError, StorageError
+from dengine.errors import CorruptionError, FormatError, InvariantError, StorageError
 
 cdef enum:
-    SESSION_BYTES = 40          # of Registered, before its results
+    ENGINE_BYTES = 32           # without configuration and sessions
+    SESSION_BYTES = 44          # of Registered, and how many results follow
     RESULT_BYTES = 17           # of Applied
 
 
@@ -65,6 +66,7 @@ cdef class Checkpoint:
             self.size = reader.size
             self.header_crc = reader.header.crc
             self.engine = reader.engine
+            self.idempotency = reader.idempotency
         finally:
             reader.close()
 
@@ -87,11 +89,12 @@ cdef class Checkpoint:
         return (self.asked or applied - self.base.index >= self.entries
                 or written - self.written >= max(self.bytes, self.size))
 
-    cdef int begin(self, SnapshotHeader *header, KV kv, bytes engine, uint64_t written) except -1:
+    cdef int begin(self, SnapshotHeader *header, KV kv, bytes engine, Answers answers,
+                   uint64_t written) except -1:
         cdef SnapshotWriter writer = SnapshotWriter()
         self.asked = False
         self.written = written
-        writer.open(self.io, self.directory, header, engine, kv.pin())
+        writer.open(self.io, self.directory, header, engine, answers, kv.pin())
         writer.old = [snapshot_name(i) for i in self.indexes[SNAPSHOTS - 1:]]
         self.writer = writer
         return 0
@@ -153,34 +156,49 @@ def index_of(str name not None) -> int:
 # ----------------------------------------------------------------------------- bytes of the engine
 cdef bytes engine_encode(uint64_t config, const Members *members, Session session):
     cdef bytes payload = encode_members(members)
-    cdef uint32_t n = PyBytes_GET_SIZE(payload)
-    cdef uint32_t sessions = session.table_count, i
-    cdef list parts = [
-        PyBytes_FromStringAndSize(<const char *>&config, sizeof(config)),
-        PyBytes_FromStringAndSize(<const char *>&n, sizeof(n)), payload,
-        PyBytes_FromStringAndSize(<const char *>&sessions, sizeof(sessions))]
-    for i in range(sessions):
-        session_encode(&session.table[i], parts)
-    return b"".join(parts)
+    cdef uint32_t counts[MAX_MEMBERS]
+    cdef size_t size = ENGINE_BYTES + PyBytes_GET_SIZE(payload)
+    cdef Writer w
+    cdef bytes out
+    cdef int i
+    for i in range(session.table_count):
+        counts[i] = results_of(&session.table[i], NULL)
+        size += SESSION_BYTES + RESULT_BYTES * counts[i]
+    out = PyBytes_FromStringAndSize(NULL, size)
+    w.at = <uint8_t *>PyBytes_AS_STRING(out)
+    w.end = w.at + size
+    w.bad = False
+    give_u64(&w, config)
+    give_u32(&w, <uint32_t>PyBytes_GET_SIZE(payload))
+    give_bytes(&w, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+    give_u32(&w, session.table_count)
+    for i in range(session.table_count):
+        give_bytes(&w, &session.table[i], SESSION_BYTES - sizeof(uint32_t))
+        give_u32(&w, counts[i])
+        results_of(&session.table[i], &w)
+    give_u64(&w, session.clock_ms)
+    give_u64(&w, session.idempotency.horizon_ms)
+    if w.bad or w.at != w.end:
+        raise InvariantError("the state of the engine has another size than was counted")
+    return out
 
 
-cdef int session_encode(const Registered *r, list parts) except -1:
-    cdef list results = []
-    cdef uint64_t sequence
-    cdef uint32_t count
+cdef uint32_t results_of(const Registered *r, Writer *w) noexcept:
+    """How many results somebody may still wait for; they go to `w`, unless it is NULL."""
     cdef const Applied *a
+    cdef uint64_t sequence
+    cdef uint32_t count = 0
     for sequence in range(r.floor, r.floor + PENDING):
         a = &r.results[sequence % PENDING]
         if a.sequence == sequence and not MUTANT(142):
-            results.append(PyBytes_FromStringAndSize(<const char *>a, RESULT_BYTES))
-    count = <uint32_t>len(results)
-    parts.append(PyBytes_FromStringAndSize(<const char *>r, SESSION_BYTES))
-    parts.append(PyBytes_FromStringAndSize(<const char *>&count, sizeof(count)))
-    parts += results
-    return 0
+            count += 1
+            if w != NULL:
+                give_bytes(w, a, RESULT_BYTES)
+    return count
 
 
-cdef bytes engine_decode(bytes engine, uint64_t *config, Session session):
+cdef bytes engine_decode(bytes engine, Idempotency idempotency, uint64_t *config,
+                         Session session):
     cdef Reader r
     cdef Registered *s
     cdef Applied a
@@ -210,6 +228,9 @@ cdef bytes engine_decode(bytes engine, uint64_t *config, Session session):
             a.revision = take_u64(&r)
             a.status = take_u8(&r)
             s.results[a.sequence % PENDING] = a
+    session.clock_ms = take_u64(&r)
+    session.idempotency = idempotency
+    idempotency.horizon_ms = take_u64(&r)
     if r.bad or r.at != r.end:
         raise FormatError("the snapshot holds more than an engine of this version knows: nothing "
                           "was changed; use the dengine version that wrote it, or a later one")

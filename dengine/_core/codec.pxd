@@ -12,6 +12,10 @@
 #    PUT, PUT_IF     [PUT_IF: u8 compare, u64 revision] u64 lease (0), u32 + key, u32 + value
 #    DELETE, .._IF   [DELETE_IF: u8 compare, u64 revision] u32 + key
 #    REGISTER        u64 node, u64 incarnation, u64 nonce
+# with KEYED in op: before these fields u64, u64 hash of the Idempotency-Key, u64 of the request
+#
+# Payload of an ENTRY_NOOP: nothing, or u64 by how much the revision jumps. Of an ENTRY_TICK: u64
+# replicated time in ms, u64 time of before which results under an Idempotency-Key may go.
 #
 # Configuration (payload of an ENTRY_CONFIG): u16 version (1), u16 members,
 # u32 promise_ms, then per member
@@ -27,6 +31,7 @@ cdef enum EntryKind:
     ENTRY_NOOP = 1
     ENTRY_COMMAND = 2
     ENTRY_CONFIG = 3
+    ENTRY_TICK = 4
 
 cdef enum Op:
     GET = 0                     # never in a command: the op of a Waiter that reads
@@ -35,6 +40,9 @@ cdef enum Op:
     PUT_IF = 3
     DELETE_IF = 4
     REGISTER = 16
+
+cdef enum:
+    KEYED = 64                  # bit of op
 
 cdef enum Compare:
     IS_REVISION = 0             # the key's mod_revision equals `revision`; 0: it does not exist
@@ -136,6 +144,9 @@ ctypedef struct Command:
     uint64_t node               # REGISTER
     uint64_t incarnation
     uint64_t nonce
+    bint keyed
+    uint64_t idempotency[2]     # KEYED
+    uint64_t print
     const char *key
     uint32_t key_size
     const char *value
@@ -169,13 +180,18 @@ cdef bytes encode_put(bytes key, bytes value)
 cdef bytes encode_delete(bytes key)
 cdef bytes encode_put_if(bytes key, bytes value, int compare, uint64_t revision)
 cdef bytes encode_delete_if(bytes key, int compare, uint64_t revision)
+# A copy of such a command under an Idempotency-Key: `digest` are the 24 bytes of its hashes.
+cdef bytes encode_keyed(bytes command, bytes digest)
 cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce)
 # Writes the session fields into a copy of a command at `at` (its record's payload).
 cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) noexcept nogil
 cdef bytes encode_members(const Members *m)
-# A no-op's payload: nothing, or by how much the revision jumps.
 cdef bytes encode_jump(uint64_t jump)
-cdef int jump_decode(const char *p, size_t n, uint64_t *jump) noexcept nogil    # -1: it is none
+cdef bytes encode_tick(uint64_t clock_ms, uint64_t horizon_ms)
+# -1: it is none
+cdef int jump_decode(const char *p, size_t n, uint64_t *jump) noexcept nogil
+cdef int tick_decode(const char *p, size_t n, uint64_t *clock_ms,
+                     uint64_t *horizon_ms) noexcept nogil
 cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
 
 cdef inline size_t padded(size_t n) noexcept nogil:

@@ -14,6 +14,7 @@ from dengine.errors import TooLargeError
 cdef enum:
     CRC_FROM = 8                # length and crc themselves are not covered (length by its use)
     CONFIG_VERSION = 1
+    KEYED_BYTES = 24            # hashes of an Idempotency-Key and of the request
 
 
 cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
@@ -49,7 +50,7 @@ cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term,
         return RECORD_CRC
     if r.index != index or r.term < term or r.term == 0:
         return RECORD_ORDER
-    if (r.kind < ENTRY_NOOP or r.kind > ENTRY_CONFIG or r.flags != 0 or r.zero != 0
+    if (r.kind < ENTRY_NOOP or r.kind > ENTRY_TICK or r.flags != 0 or r.zero != 0
             or r.raw_length != 0):
         return RECORD_KIND
     return RECORD_OK
@@ -60,6 +61,8 @@ cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil:
     cdef Reader r
     read_from(&r, p, n)
     out.op = take_u8(&r)
+    out.keyed = out.op & KEYED
+    out.op &= ~KEYED
     out.session = take_u64(&r)
     out.sequence = take_u64(&r)
     out.floor = take_u64(&r)
@@ -73,7 +76,12 @@ cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil:
         out.node = take_u64(&r)
         out.incarnation = take_u64(&r)
         out.nonce = take_u64(&r)
+        r.bad |= out.keyed
     elif out.op >= PUT and out.op <= DELETE_IF:
+        if out.keyed:
+            out.idempotency[0] = take_u64(&r)
+            out.idempotency[1] = take_u64(&r)
+            out.print = take_u64(&r)
         if out.op >= PUT_IF:
             out.compare = take_u8(&r)
             out.revision = take_u64(&r)
@@ -166,6 +174,17 @@ cdef bytes encode_delete_if(bytes key, int compare, uint64_t revision):
     return encode(DELETE_IF, compare, revision, key, None)
 
 
+cdef bytes encode_keyed(bytes command, bytes digest):
+    cdef size_t n = PyBytes_GET_SIZE(command)
+    cdef Writer w
+    cdef bytes out = blank(n + KEYED_BYTES, &w)
+    w.at[0] = PyBytes_AS_STRING(command)[0] | KEYED
+    w.at += COMMAND_HEADER
+    give_bytes(&w, PyBytes_AS_STRING(digest), KEYED_BYTES)
+    give_bytes(&w, PyBytes_AS_STRING(command) + COMMAND_HEADER, n - COMMAND_HEADER)
+    return out
+
+
 cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce):
     cdef Writer w
     cdef bytes out = blank(COMMAND_HEADER + 24, &w)
@@ -193,6 +212,20 @@ cdef int jump_decode(const char *p, size_t n, uint64_t *jump) noexcept nogil:
         return -1
     memcpy(jump, p, n)
     return 0
+
+
+cdef bytes encode_tick(uint64_t clock_ms, uint64_t horizon_ms):
+    cdef uint64_t[2] both = [clock_ms, horizon_ms]
+    return PyBytes_FromStringAndSize(<const char *>both, sizeof(both))
+
+
+cdef int tick_decode(const char *p, size_t n, uint64_t *clock_ms,
+                     uint64_t *horizon_ms) noexcept nogil:
+    cdef Reader r
+    read_from(&r, p, n)
+    clock_ms[0] = take_u64(&r)
+    horizon_ms[0] = take_u64(&r)
+    return -1 if r.bad or r.at != r.end or horizon_ms[0] > clock_ms[0] else 0
 
 
 cdef bytes encode_members(const Members *m):

@@ -2,9 +2,9 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strerror
 
-from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, RECORD_END, RECORD_OK, REGISTER,
-                                  Command, Members, Record, command_decode, jump_decode,
-                                  members_decode, padded, record_check)
+from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, ENTRY_TICK, RECORD_END, RECORD_OK,
+                                  REGISTER, Command, Members, Record, command_decode, jump_decode,
+                                  members_decode, padded, record_check, tick_decode)
 from dengine._core.crc cimport crc32c
 from dengine._core.flush cimport MarkPage, mark_decode
 from dengine._core.kernel cimport kernel
@@ -26,7 +26,7 @@ cdef enum:
 PAGE, SEGMENT_DATA = PAGE_BYTES, DATA_AT
 # Bytes of each struct; the rest of its page is in no checksum.
 SLOT_BYTES, HEADER_BYTES, MARK_BYTES = sizeof(MetaSlot), sizeof(SegmentHeader), sizeof(MarkPage)
-KINDS = {1: "noop", 2: "command", 3: "config"}
+KINDS = {1: "noop", 2: "command", 3: "config", 4: "tick"}
 OPS = {1: "put", 2: "delete", 3: "put_if", 4: "delete_if", 16: "register"}
 
 
@@ -202,7 +202,9 @@ cdef int payload_fault(const char *record) noexcept nogil:
     cdef size_t n = r.length - RECORD_HEADER
     cdef Command c
     cdef Members m
-    cdef uint64_t jump
+    cdef uint64_t jump, clock, horizon
+    if r.kind == ENTRY_TICK:
+        return tick_decode(record + RECORD_HEADER, n, &clock, &horizon)
     if r.kind == ENTRY_COMMAND:
         return command_decode(record + RECORD_HEADER, n, &c)
     if r.kind == ENTRY_CONFIG:
@@ -215,7 +217,7 @@ cdef dict decoded(const char *record, uint64_t offset):
     cdef const Record *r = <const Record *>record
     cdef Command c
     cdef Members m
-    cdef uint64_t jump
+    cdef uint64_t jump, clock, horizon
     out = {"index": r.index, "term": r.term, "kind": KINDS[r.kind], "flags": r.flags,
            "length": r.length, "offset": offset}
     if payload_fault(record):
@@ -227,6 +229,8 @@ cdef dict decoded(const char *record, uint64_t offset):
             out.update(node=c.node, incarnation=c.incarnation, nonce=c.nonce)
         else:
             out["key"] = c.key[:c.key_size]
+            if c.keyed:
+                out["idempotency"] = f"{c.idempotency[0]:016x}{c.idempotency[1]:016x}"
             if c.value != NULL:
                 out["value_size"] = c.value_size
     elif r.kind == ENTRY_CONFIG:
@@ -235,6 +239,9 @@ cdef dict decoded(const char *record, uint64_t offset):
         out["members"] = [
             {"id": m.id[i], "incarnation": m.incarnation[i], "flags": m.flags[i],
              "address": m.address[i][:m.address_size[i]]} for i in range(m.count)]
+    elif r.kind == ENTRY_TICK:
+        tick_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &clock, &horizon)
+        out.update(clock_ms=clock, horizon_ms=horizon)
     elif r.length > RECORD_HEADER:
         jump_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &jump)
         out["jump"] = jump

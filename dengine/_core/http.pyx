@@ -18,7 +18,7 @@ from libc.stdlib cimport free
 
 from dengine._core.answer cimport (
     HAS_STOPPED, TIMED_OUT, TOO_MANY_CONNECTIONS, put, put_outcome, put_problem, refresh_date)
-from dengine._core.codec cimport GET
+from dengine._core.codec cimport GET, KEYED
 from dengine._core.request cimport ENDED, GET_KEY, HEAD, IDLE, LEAVING, Limits, Request
 from dengine._core.types cimport MAX_KEY, MAX_VALUE, MISSING, OK, STOPPED, likely, unlikely
 
@@ -207,7 +207,7 @@ cdef class Connection(RequestReader):
         if command is None:
             return self.give_problem(r.problem)
         slot = self.add(QUEUED)
-        slot.op = PyBytes_AS_STRING(command)[0]
+        slot.op = PyBytes_AS_STRING(command)[0] & ~KEYED
         slot.command = command
         self.held += PyBytes_GET_SIZE(command)
         return 0

@@ -42,7 +42,7 @@ ctypedef struct Request:
     bint coded                  # Transfer-Encoding, anything else
     bint connection_said
     bint upgrade_said
-    bint keyed                  # Idempotency-Key
+    uint32_t keyed              # Idempotency-Key, how often
     bint expects                # 100-continue
     uint64_t length             # bytes of the body, as announced
 
@@ -57,6 +57,9 @@ ctypedef struct Limits:
     uint8_t policy              # of a GET that names none
     bint last                   # the server drains: each request is its connection's last
 
+# A command under an Idempotency-Key.
+cdef bytes under(bytes idempotency, bytes command)
+
 
 cdef class RequestReader:
     cdef const Limits *limits   # set by the subclass
@@ -65,6 +68,7 @@ cdef class RequestReader:
     cdef Request request        # as far as it was read
     cdef bytes target
     cdef bytes key              # None: of a POST, or there is a problem
+    cdef bytes idempotency      # of a write: its Idempotency-Key; None
     cdef object body            # None; bytes when it came in one piece, else bytearray
     cdef size_t body_bytes
     cdef uint8_t phase

@@ -4,6 +4,8 @@ This module decides what a request may be, what its path, query, headers and bod
 which command that is. httptools parses; what it lets through and must not pass is refused here.
 It does not know answers, the order of requests, or the store.
 """
+from hashlib import blake2b
+
 import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -12,12 +14,13 @@ from libc.stdint cimport UINT64_MAX
 from libc.string cimport memchr, memcmp, memset
 
 from dengine._core.answer cimport (
-    BAD_CONDITION, BAD_FRAMING, BAD_HOST, BAD_JSON, BAD_QUERY, BAD_REQUEST, BAD_TARGET,
-    BAD_VERSION, BODY_TOO_LARGE, CLOSE, EMPTY_KEY, HEADERS_TOO_LARGE, KEEP_ALIVE, KEY_TOO_LARGE,
-    LINE_TOO_LONG, METHOD_KEY, METHOD_KV, NO_EXPECTATION, NO_IDEMPOTENCY, NO_SCAN, NO_TTL,
-    NO_UPGRADE, NOT_FOUND, VALUE_TOO_LARGE)
+    BAD_CONDITION, BAD_FRAMING, BAD_HOST, BAD_IDEMPOTENCY, BAD_JSON, BAD_QUERY, BAD_REQUEST,
+    BAD_TARGET, BAD_VERSION, BODY_TOO_LARGE, CLOSE, EMPTY_KEY, HEADERS_TOO_LARGE, KEEP_ALIVE,
+    KEY_TOO_LARGE, LINE_TOO_LONG, METHOD_KEY, METHOD_KV, NOT_FOUND, NO_EXPECTATION, NO_SCAN,
+    NO_TTL, NO_UPGRADE, VALUE_TOO_LARGE)
 from dengine._core.codec cimport (
-    EXISTS, IS_REVISION, encode_delete, encode_delete_if, encode_put, encode_put_if)
+    EXISTS, IS_REVISION, encode_delete, encode_delete_if, encode_keyed,
+    encode_put, encode_put_if)
 from dengine._core.types cimport EVENTUAL, LEASE, LINEARIZABLE, likely, unlikely
 
 cdef extern from "<strings.h>" nogil:
@@ -41,14 +44,14 @@ cdef class RequestReader:
         return 0
 
     cdef int close(self) except -1:
-        self.parser = self.feed = self.target = self.key = self.body = None
+        self.parser = self.feed = self.target = self.key = self.body = self.idempotency = None
         return 0
 
     cdef int end(self) except -1:
         memset(&self.request, 0, sizeof(Request))
         self.request.shape.persistence = CLOSE
         self.phase = ENDED
-        self.target = self.key = self.body = None
+        self.target = self.key = self.body = self.idempotency = None
         return 0
 
     cdef int take(self, object data, size_t n) except -1:
@@ -96,7 +99,8 @@ cdef class RequestReader:
             self.fault = HEADERS_TOO_LARGE
             raise Stop
         if likely(self.phase == HEAD):      # else a trailer
-            take_header(r, name, value)
+            if unlikely(take_header(r, name, value)):
+                self.idempotency = value
 
     def on_headers_complete(self):
         cdef Request *r = &self.request
@@ -115,8 +119,8 @@ cdef class RequestReader:
         self.target = None
         if unlikely(r.problem):
             return
-        if unlikely(r.keyed):
-            r.problem = NO_IDEMPOTENCY
+        if unlikely(r.keyed > 1 or (r.keyed and not is_key(self.idempotency))):
+            r.problem = BAD_IDEMPOTENCY
         elif self.key is not None and <size_t>PyBytes_GET_SIZE(self.key) > self.limits.key_bytes:
             r.problem = KEY_TOO_LARGE
         elif unlikely(r.expects):
@@ -169,13 +173,14 @@ cdef class RequestReader:
         self.body_bytes = 0
         self.phase = ENDED if self.request.shape.persistence == CLOSE else IDLE
         self.asked()
-        self.key = self.body = None
+        self.key = self.body = self.idempotency = None
 
     # ------------------------------------------------------------------ commands
     cdef bytes command(self):
         cdef Request *r = &self.request
         cdef bytes key = self.key
         cdef bytes value = b""
+        cdef bytes command
         cdef int compare = EXISTS if r.condition == IF_EXISTS else IS_REVISION
         if r.problem:
             return None
@@ -200,10 +205,12 @@ cdef class RequestReader:
         if r.problem:
             return None
         if r.kind == DELETE_KEY:
-            return (encode_delete(key) if r.condition == UNCONDITIONAL
-                    else encode_delete_if(key, compare, r.revision))
-        return (encode_put(key, value) if r.condition == UNCONDITIONAL
-                else encode_put_if(key, value, compare, r.revision))
+            command = (encode_delete(key) if r.condition == UNCONDITIONAL
+                       else encode_delete_if(key, compare, r.revision))
+        else:
+            command = (encode_put(key, value) if r.condition == UNCONDITIONAL
+                       else encode_put_if(key, value, compare, r.revision))
+        return command if likely(self.idempotency is None) else under(self.idempotency, command)
 
     cdef int asked(self) except -1:
         raise NotImplementedError
@@ -214,7 +221,7 @@ cdef class RequestReader:
 
 # ------------------------------------------------------------------------------------ headers
 cdef int take_header(Request *r, bytes name, bytes value) except -1:
-    """Notes what matters here."""
+    """Notes what matters here. 1: it is an Idempotency-Key, which is kept."""
     cdef const char *p = PyBytes_AS_STRING(name)
     cdef Py_ssize_t n = PyBytes_GET_SIZE(name)
     if n == 4:
@@ -245,12 +252,29 @@ cdef int take_header(Request *r, bytes name, bytes value) except -1:
             r.length = number(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     elif n == 15:
         if strncasecmp(p, b"idempotency-key", 15) == 0:
-            r.keyed = True
+            r.keyed += 1
+            return 1
     elif n == 17:
         if strncasecmp(p, b"transfer-encoding", 17) == 0:
             r.coded = r.coded or r.chunked or not said(value, b"chunked")
             r.chunked = True
     return 0
+
+
+cdef bint is_key(bytes value) noexcept:
+    """1 to 255 visible characters."""
+    cdef const char *p = PyBytes_AS_STRING(value)
+    cdef Py_ssize_t i, n = PyBytes_GET_SIZE(value)
+    for i in range(n):
+        if not c'!' <= p[i] <= c'~':
+            return False
+    return 0 < n <= 255
+
+
+cdef bytes under(bytes idempotency, bytes command):
+    """The command under that key: what is equal but for the key is the same request."""
+    return encode_keyed(command, blake2b(idempotency, digest_size=16).digest()
+                        + blake2b(command, digest_size=8).digest())
 
 
 cdef bint said(bytes value, bytes word) noexcept:

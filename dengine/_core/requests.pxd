@@ -59,6 +59,9 @@ cdef class Requests:
     cdef uint64_t sent_term                 # the leader that the session's writes were sent to
     cdef uint64_t sent_leader
     cdef uint64_t sent_link
+    cdef uint64_t retention_ms              # of results under an Idempotency-Key
+    cdef uint64_t clock_us                  # leading: time is told up to here; 0: it stands still
+    cdef uint64_t told_ms                   # leading: the newest time that was told
     cdef uint64_t ask_again_us              # the leader refused: it is not asked before
     cdef uint64_t expire_due_us
     cdef readonly uint64_t forwarded        # counter
@@ -71,6 +74,7 @@ cdef class Requests:
     # For the turn
     cdef int take_inbox(self, uint64_t now_us) except -1
     cdef int expire(self, uint64_t now_us) except -1            # whose deadline has passed is told
+    cdef int tell_time(self, uint64_t now_us) except -1
     cdef int drain(self, int status) except -1                  # whoever waits is told
     cdef bint may_propose(self, uint64_t now_us) noexcept
     cdef uint64_t ticket(self, int slot, uint64_t own) noexcept

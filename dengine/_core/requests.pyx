@@ -4,13 +4,13 @@ from cpython.ref cimport Py_INCREF, PyObject
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from dengine._core.codec cimport ENTRY_COMMAND, GET, encode_register
+from dengine._core.codec cimport ENTRY_COMMAND, ENTRY_TICK, GET, encode_register, encode_tick
 from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport MUTANT
 from dengine._core.quorum cimport slot_of
 from dengine._core.reads cimport Batch
 from dengine._core.types cimport (EVENTUAL, FRAME_ENTRIES, LEASE, MISSING, NOT_PROPOSED, NO_SPACE,
-                                  OK, SMALL, UNAVAILABLE, UNKNOWN, Item, unlikely)
+                                  OK, SMALL, TICK_US, UNAVAILABLE, UNKNOWN, Item, unlikely)
 from dengine._core.wire cimport FRAME_FORWARD, FRAME_GRANTED, FRAME_READ, LEASE_READ, Outbox
 
 cdef enum:
@@ -102,6 +102,27 @@ cdef class Requests:
         self.inbox = []
         self.session.expire(FOREVER, UNKNOWN, self.results)
         return self.reads.expire(FOREVER, status, self.results)
+
+    cdef int tell_time(self, uint64_t now_us) except -1:
+        """A leader tells how long it has led, while there is anything whose time ends."""
+        cdef uint64_t elapsed
+        cdef bytes payload
+        if (self.session.idempotency.count() == 0 or self.machine.applied < self.raft.noop
+                or not self.raft.leads(now_us) or self.raft.transferee):
+            if not MUTANT(152):
+                self.clock_us = self.told_ms = 0
+            return 0
+        if self.clock_us == 0:
+            self.clock_us = now_us
+        if now_us - self.clock_us < TICK_US or not self.log.takes(SMALL, False):
+            return 0
+        elapsed = (now_us - self.clock_us) // 1000
+        self.clock_us += 1000 * elapsed
+        self.told_ms = max(self.told_ms, self.session.clock_ms) + elapsed
+        payload = encode_tick(self.told_ms, max(self.told_ms, self.retention_ms)
+                              - self.retention_ms)
+        self.log.append(self.raft.term, ENTRY_TICK, payload, len(payload))
+        return self.raft.propose(1)
 
     # ----------------------------------------------------------------------------------- writes
     cdef bint may_propose(self, uint64_t now_us) noexcept:

@@ -46,7 +46,7 @@ def restore(bytes file not None, bytes directory not None, setup, progress) -> d
     h.term = reader.header.term
     h.last_crc = reader.header.last_crc
     writer.open(io, directory + b"/snapshot", &h, engine_encode(1, &m, Session(
-        setup.node, setup.incarnation, setup.nonce, 0, True)), kv.pin())
+        setup.node, setup.incarnation, setup.nonce, 0, True)), None, kv.pin())
     while writer.step():
         pass
     meta.state.term = h.term

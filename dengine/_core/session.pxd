@@ -10,6 +10,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from cpython.ref cimport PyObject
 
 from dengine._core.codec cimport Command
+from dengine._core.idempotency cimport Idempotency
 from dengine._core.types cimport MAX_MEMBERS, PENDING, Item, Waiter
 
 ctypedef struct Result:
@@ -59,6 +60,8 @@ cdef class Session:
     cdef PyObject *pending[PENDING]         # by sequence: one reference each
     cdef Registered table[MAX_MEMBERS]      # replicated: the newest session of each node
     cdef int table_count
+    cdef uint64_t clock_ms                  # replicated: elapsed time of leaders
+    cdef Idempotency idempotency            # replicated
 
     cdef bint has_room(self) noexcept
     # Stamps its command, keeps it: it is sent now.

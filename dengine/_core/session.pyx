@@ -92,6 +92,8 @@ cdef class Session:
         self.floor = 1
         self.unsent = 1
         self.table_count = 0
+        self.clock_ms = 0
+        self.idempotency = Idempotency()
         memset(self.table, 0, sizeof(self.table))
         memset(self.pending, 0, sizeof(self.pending))
 

@@ -1,11 +1,11 @@
 # Snapshots: one generation of the store, and what the engine knows beside it, in one file.
 #
 # The file snapshot/<index of the last entry in it, 16 hex digits>.snap, little-endian, format 1:
-#
 #   header   page 0, SnapshotHeader; the rest of the page is zero
 #   frames   SnapshotFrame, then `stored` bytes. An lz4 block of `raw` bytes if the flag says so; a
 #            frame that lz4 does not make smaller is stored as it is. In this order:
 #     ENGINE   bytes that only the engine understands, in pieces
+#     ANSWERS  results under an Idempotency-Key (idempotency.pxd, Kept), oldest first
 #     MACHINE  items of the store in key order (items.pxd); none is divided
 #     FOOTER   SnapshotFooter; the file ends behind it
 #
@@ -13,10 +13,10 @@
 # header's: the footer's covers all of the file. A file without its footer is no snapshot.
 #
 # Writer and reader work in steps of about one frame and hold the GIL only between what takes time;
-# memory is a few frames, whatever the size of the store. They know no log, no sessions and no
-# thread: who calls `step`, and when, is the caller's; one thread at a time.
+# memory is a few frames. They know no log, no sessions and no thread: one at a time calls `step`.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from dengine._core.idempotency cimport Answers, Idempotency
 from dengine._core.kv cimport KV, Pin
 from dengine._core.tree cimport Cursor, Node
 from dengine._core.types cimport Io, Item, Work
@@ -28,6 +28,7 @@ cdef enum FrameKind:
     ENGINE = 1
     MACHINE = 2
     FOOTER = 3
+    ANSWERS = 4
 
 cdef enum:
     PACKED = 1                  # flag: lz4
@@ -67,8 +68,9 @@ cdef class SnapshotWriter(Work):
     cdef bytes temporary                    # until all of it is on the disk: `path`.new
     cdef int fd                             # -1: closed
     cdef int stage                          # Stage
-    cdef bytes engine
-    cdef size_t engine_at                   # bytes of it that are written
+    cdef bytes engine                       # its first `engine_at` bytes are written
+    cdef size_t engine_at
+    cdef Answers answers                    # None: there are none
     cdef Node *root                         # held until close
     cdef Cursor at
     cdef const Item *item                   # the next one, borrowed from `root`
@@ -86,7 +88,7 @@ cdef class SnapshotWriter(Work):
     # term and last_crc. `pin` may be dropped afterwards. No system call: the first step creates
     # the file, instead of one that a writer left.
     cdef int open(self, const Io *io, bytes directory, const SnapshotHeader *header, bytes engine,
-                  Pin pin) except -1
+                  Answers answers, Pin pin) except -1
     # One frame written, or one read back. False: the snapshot is complete, its name durable. Raises
     # StorageError, CorruptionError (it was not read back as it was written): then nothing is left
     # of it.
@@ -110,6 +112,7 @@ cdef class SnapshotReader:
     cdef int fd                             # -1: closed
     cdef SnapshotHeader header
     cdef bytes engine                       # complete after the last step of a load
+    cdef Idempotency idempotency            # likewise
     cdef KV into                            # None: it is only verified
     cdef uint64_t size                      # bytes of the file
     cdef uint64_t at                        # offset of the next frame
@@ -135,6 +138,7 @@ cdef class SnapshotReader:
     cdef bytes unpack(self, const SnapshotFrame *f)
     cdef int items(self, const char *raw, size_t n) except -1
     cdef int load(self, const char *raw, size_t n) except -1
+    cdef int results(self, const char *raw, size_t n) except -1
     cdef int finish(self, const SnapshotFrame *f, const char *raw) except -1
     cdef int read(self, void *to, size_t n, uint64_t offset) except -1
     cdef int corrupt(self, str what) except -1
@@ -142,5 +146,5 @@ cdef class SnapshotReader:
     cdef int check(self, int error, str what) except -1
 
 
-# Unlinks names in `directory`. One that cannot be unlinked is there for the next time.
+# Unlinks names in `directory`; what cannot be unlinked is there for the next time.
 cdef int remove(const Io *io, bytes directory, list names) except -1

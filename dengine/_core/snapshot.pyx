@@ -20,9 +20,10 @@ from dengine._core.codec cimport Reader, read_from
 from dengine._core.crc cimport crc32c
 from dengine._core.fault cimport FAILPOINT, FORMAT, MUTANT
 from dengine._core.flush cimport write_all
+from dengine._core.idempotency cimport Kept
 from dengine._core.items cimport ItemFields, item_take, items_check, items_encode
 from dengine._core.tree cimport tree_drop, tree_hold, tree_seek
-from dengine._core.types cimport (MAX_KEY, PAGE, SNAPSHOT_ENGINE, SNAPSHOT_FRAME,
+from dengine._core.types cimport (IDEMPOTENCY_MAX, MAX_KEY, PAGE, SNAPSHOT_ENGINE, SNAPSHOT_FRAME,
                                   SNAPSHOT_FRAME_MAX, SNAPSHOT_SYNC, SNAPSHOTS, iovec, unlikely)
 
 from dengine.errors import CorruptionError, FormatError, InvariantError, StorageError
@@ -88,7 +89,7 @@ cdef class SnapshotWriter(Work):
         free(self.raw)
 
     cdef int open(self, const Io *io, bytes directory, const SnapshotHeader *header, bytes engine,
-                  Pin pin) except -1:
+                  Answers answers, Pin pin) except -1:
         cdef SnapshotHeader *h = <SnapshotHeader *>self.raw
         if unlikely(PyBytes_GET_SIZE(engine) > SNAPSHOT_ENGINE):
             raise InvariantError(
@@ -98,6 +99,7 @@ cdef class SnapshotWriter(Work):
         self.path = directory + b"/" + snapshot_name(header.index).encode()
         self.temporary = self.path + b".new"
         self.engine = engine
+        self.answers = answers
         self.index = header.index
         self.term = header.term
         self.last_crc = header.last_crc
@@ -175,12 +177,17 @@ cdef class SnapshotWriter(Work):
 
     cdef int write_next(self) except -1:
         cdef int64_t n = PyBytes_GET_SIZE(self.engine) - self.engine_at
-        cdef uint64_t keys = 0
+        cdef uint64_t keys = 0, results
+        cdef const Kept *kept
         if n > 0:
             n = min(n, SNAPSHOT_FRAME)
             self.write_frame(ENGINE, PyBytes_AS_STRING(self.engine) + self.engine_at, n)
             self.engine_at += n
             return 0
+        results = 0 if self.answers is None or MUTANT(151) else (
+            self.answers.take(SNAPSHOT_FRAME // sizeof(Kept), &kept))
+        if results:
+            return self.write_frame(ANSWERS, <const char *>kept, results * sizeof(Kept))
         with nogil:
             n = items_encode(self.raw, &self.at, &self.item, &keys)
         self.footer.keys += keys
@@ -298,6 +305,7 @@ cdef class SnapshotReader:
         self.io = io
         self.path = path
         self.into = into
+        self.idempotency = Idempotency()
         with nogil:
             self.fd = io.open(io.ctx, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0)
             size = io.size(io.ctx, self.fd) if self.fd >= 0 else 0
@@ -330,6 +338,8 @@ cdef class SnapshotReader:
             self.items(raw, f.raw)
         elif self.found.keys:
             self.corrupt("a frame of the engine stands behind those of the store")
+        elif f.kind == ANSWERS:
+            self.results(raw, f.raw)
         else:
             self.engine_bytes += f.raw
             if self.into is not None:
@@ -387,7 +397,7 @@ cdef class SnapshotReader:
             crc = frame_crc(f, self.stored, self.crc)
         if crc != f.crc:
             self.corrupt("a frame does not match its checksum")
-        if f.kind < ENGINE or f.kind > FOOTER or f.flags & ~PACKED or f.zero:
+        if f.kind < ENGINE or f.kind > ANSWERS or f.flags & ~PACKED or f.zero:
             self.newer(f"a frame at offset {self.at} is of kind {f.kind}, flags {f.flags}")
         self.crc = crc
         return 0
@@ -426,6 +436,17 @@ cdef class SnapshotReader:
             item.mod_revision = x.mod_revision
             item.version = x.version
             item.lease = x.lease
+        return 0
+
+    cdef int results(self, const char *raw, size_t n) except -1:
+        cdef const Kept *k = <const Kept *>raw
+        cdef size_t i
+        if n % sizeof(Kept):
+            self.corrupt("a frame of results has another length")
+        for i in range(n // sizeof(Kept) if self.into is not None else 0):
+            if self.idempotency.count() == IDEMPOTENCY_MAX:
+                self.corrupt("there are more results than a node keeps")
+            self.idempotency.add(&k[i])
         return 0
 
     cdef int finish(self, const SnapshotFrame *f, const char *raw) except -1:

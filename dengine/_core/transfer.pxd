@@ -9,6 +9,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from dengine._core.kv cimport KV
+from dengine._core.idempotency cimport Idempotency
 from dengine._core.snapshot cimport SnapshotReader
 from dengine._core.types cimport MAX_MEMBERS, Io, Job, Work
 from dengine._core.worker cimport Worker
@@ -49,6 +50,7 @@ cdef class Loader(Work):
     cdef SnapshotReader reader
     cdef KV kv                              # complete after the last step
     cdef bytes engine
+    cdef Idempotency idempotency
 
     cdef int begin(self) except -1
     cdef int discard(self) except -1

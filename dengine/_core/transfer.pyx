@@ -34,6 +34,7 @@ cdef class Loader(Work):
             self.discard()
             raise
         self.engine = self.reader.engine
+        self.idempotency = self.reader.idempotency
         self.publish()
         return False
 

@@ -147,6 +147,7 @@ cdef class Turn(Upkeep):
         if unlikely(self.log.full or self.raft.full):
             self.look_at_room()
         self.raft.tick(now_us)
+        self.tell_time(now_us)
         return self.expire(now_us)
 
     cdef int look_at_room(self) except -1:

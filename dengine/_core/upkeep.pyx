@@ -96,7 +96,8 @@ cdef class Upkeep(Requests):
         h.term = self.raft.terms.at(index)
         h.last_crc = self.log.crc_at(index)
         self.checkpoint.begin(&h, self.kv, engine_encode(self.config_index, &self.members,
-                                                         self.session), self.log.bytes_written)
+                                                         self.session),
+                              self.session.idempotency.pin(), self.log.bytes_written)
         self.on_snapshot(self.checkpoint.writer)
         return 0
 
@@ -170,7 +171,8 @@ cdef class Upkeep(Requests):
             if not self.flusher.idle() or not self.preparer.has_room(ROOM):
                 self.flusher.hurry()
                 return 0
-            payload = engine_decode(loader.engine, &self.config_index, self.session)
+            payload = engine_decode(loader.engine, loader.idempotency, &self.config_index,
+                                    self.session)
             FAILPOINT(b"install.log")
             self.log.restart(o.index, o.term, o.last_crc)
             self.checkpoint.replace(o, self.log.bytes_written)

@@ -72,7 +72,7 @@ def test_lengths_are_limited() -> None:
     assert views.check_record(data, 1, 0, 0) == OK
 
 
-@pytest.mark.parametrize("fields", [{"kind": 0}, {"kind": 4}, {"kind": 255}, {"flags": 1},
+@pytest.mark.parametrize("fields", [{"kind": 0}, {"kind": 5}, {"kind": 255}, {"flags": 1},
                                     {"zero": 1}, {"raw": 1}])
 def test_what_a_newer_version_wrote_is_named_as_such(fields: dict[str, int]) -> None:
     data = record(**{"term": 5, "index": 9, "kind": 2, "payload": b"x", "crc": 7, **fields})
@@ -143,8 +143,26 @@ def test_a_damaged_command_never_reads_beyond_its_end(data: bytes) -> None:
             assert len(key) + len(value or b"") <= len(data)
 
 
+KEYED = {64 + op for op in (1, 2, 3, 4, 16)}
+
+
+def test_a_command_under_an_idempotency_key() -> None:
+    """Hashes of key and request stand before the fields; a session is never registered so."""
+    hashes = struct.pack("<QQQ", 5, 6, 7)
+    plain = command(3, b"key", b"value", revision=9, session=(1, 2, 3))
+    keyed = bytes([plain[0] + 64]) + plain[1:25] + hashes + plain[25:]
+    assert views.decode_command(keyed) == views.decode_command(plain)
+    assert views.idempotency_of(keyed) == (hashes[:16], 7)
+    assert views.idempotency_of(plain) is None
+    for n in range(len(keyed)):
+        with pytest.raises(ValueError, match="not a command"):
+            views.decode_command(keyed[:n])
+    with pytest.raises(ValueError, match="not a command"):
+        views.decode_command(struct.pack("<BQQQ", 64 + 16, 0, 0, 0) + bytes(24))
+
+
 def test_unknown_ops_are_of_a_newer_format() -> None:
-    for op in set(range(256)) - {1, 2, 3, 4, 16}:
+    for op in set(range(256)) - {1, 2, 3, 4, 16, *KEYED}:
         with pytest.raises(ValueError, match="newer format"):
             views.decode_command(struct.pack("<BQQQ", op, 0, 0, 0) + bytes(30))
 

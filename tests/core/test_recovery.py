@@ -211,7 +211,7 @@ def test_a_newer_format_is_refused() -> None:
 
 def test_an_unknown_kind_is_refused_never_skipped() -> None:
     files, records = small()
-    record = encode_record(2, len(records) + 1, 4, b"from the future", crc_of(records[-1]))
+    record = encode_record(2, len(records) + 1, 5, b"from the future", crc_of(records[-1]))
     used = LogBench(loaded(files), segment_bytes=SEGMENT).segments[-1][4]
     disk = loaded(files)
     disk.write(name(2), used, record)

@@ -27,7 +27,7 @@ from tests.sim.bench_snapshot import LIMITS, ReaderBench, WriterBench, entries, 
 from tests.sim.disk import CALL_NAMES, Disk
 from tests.sim.store import check, limit_allocations
 
-ENGINE, MACHINE, FOOTER, LZ4 = 1, 2, 3, 1
+ENGINE, MACHINE, FOOTER, ANSWERS, LZ4 = 1, 2, 3, 4, 1
 
 
 @pytest.fixture(autouse=True)
@@ -259,6 +259,8 @@ LIES = {
     "made at 0": forged([(MACHINE, item(b"a", create=0))]),
     "version 0": forged([(MACHINE, item(b"a", version=0))]),
     "the engine behind the store": forged([(MACHINE, item(b"a")), (ENGINE, b"x")], engine=1),
+    "results of another length": forged([(ANSWERS, bytes(49)), (MACHINE, item(b"a"))]),
+    "results behind the store": forged([(MACHINE, item(b"a")), (ANSWERS, bytes(48))]),
     "an empty frame": forged([(ENGINE, b"")], keys=0),
     "two lengths": forged(raw=44),
     "a length above the limit": forged(raw=LIMITS["frame_max"] + 1),
@@ -271,7 +273,7 @@ LIES = {
     "a flipped bit of the format": forged()[:8] + b"\2" + forged()[9:],
 }
 NEWER = {
-    "kind": forged([(MACHINE, item(b"key")), (4, b"x")]),
+    "kind": forged([(MACHINE, item(b"key")), (5, b"x")]),
     "kind 0": forged([(0, b"x")]),
     "flag": forged(flags=2),
     "frame field": forged(zero=1),

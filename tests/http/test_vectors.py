@@ -143,7 +143,19 @@ VECTORS = {
     "JSON deep": (
         post(b'{"key":"k","value":"v","ttl":' + b"[" * 400), 400, "bad_json", True),
     "ttl": (post(b'{"key":"k","value":"v","ttl":3}'), 400, "not_supported_yet", True),
-    "idempotency": (post(JSON, b"Idempotency-Key: k"), 400, "not_supported_yet", True),
+    "idempotency key": (post(JSON, b"Idempotency-Key: k"), 200, None, True),
+    "idempotency key of a read": (get(b"/kv/a", b"Idempotency-Key: k"), 200, None, True),
+    "idempotency key empty": (
+        post(JSON, b"Idempotency-Key: "), 400, "bad_idempotency_key", True),
+    "idempotency key long": (
+        post(JSON, b"Idempotency-Key: " + b"k" * 256), 400, "bad_idempotency_key", True),
+    "idempotency key with a space": (
+        post(JSON, b"Idempotency-Key: a b"), 400, "bad_idempotency_key", True),
+    "idempotency key with bytes": (
+        post(JSON, b"Idempotency-Key: k\xff"), 400, "bad_idempotency_key", True),
+    "idempotency key twice": (
+        post(JSON, b"Idempotency-Key: a\r\nIdempotency-Key: b"), 400, "bad_idempotency_key",
+        True),
     "expectation": (post(JSON, b"Expect: tea"), 417, "unknown_expectation", True),
     "if-match missing": (
         request(b"PUT", b"/kv/none", b"If-Match: *", body=b""), 412, "conflict", True),

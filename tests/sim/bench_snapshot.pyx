@@ -36,7 +36,7 @@ cdef class WriterBench:
         h.last_crc = crc
         self.disk = disk
         self.writer = SnapshotWriter()
-        self.writer.open(io_of(disk), directory.encode(), &h, engine, kv.pin())
+        self.writer.open(io_of(disk), directory.encode(), &h, engine, None, kv.pin())
 
     def step(self) -> bool:
         return self.writer.step()

@@ -5,10 +5,11 @@ It decides what is a violation. It reads the nodes and changes nothing; node i h
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memset
 
-from dengine._core.codec cimport ENTRY_COMMAND, ENTRY_NOOP, Record
+from dengine._core.codec cimport ENTRY_COMMAND, ENTRY_NOOP, ENTRY_TICK, Record
 from dengine._core.consensus cimport GRANTED, LEADER, MARKED, PRE, Message
 from dengine._core.crc cimport crc32c
 from dengine._core.segments cimport Segment, offset_of
+from dengine._core.session cimport Session
 from dengine._core.types cimport MEM_FIRST, PAGE, RECORD_HEADER
 from dengine._core.wire cimport (FRAME_DURABLE, FRAME_OK, FRAME_VOTE,
                                  FRAME_VOTED, Frame, frame_check, message_decode)
@@ -23,6 +24,12 @@ cdef enum:
 
 class Violation(AssertionError):
     """A rule that protects data does not hold."""
+
+
+cdef uint64_t time_of(Session s) noexcept:
+    """Replicated time, and what is kept by it."""
+    cdef uint64_t[3] all = [s.clock_ms, s.idempotency.horizon_ms, s.idempotency.count()]
+    return <uint64_t>crc32c(<const char *>all, sizeof(all), 0) << 32
 
 
 # ----------------------------------------------------------------------------------------- checks
@@ -163,7 +170,7 @@ cdef class Checks:
         if i < self.applied[node]:
             raise Violation(f"node {node + 1}: applied falls from {self.applied[node]} to {i}")
         self.applied[node] = i
-        digest = turn.kv.digest() | 1
+        digest = (turn.kv.digest() ^ time_of(turn.session)) | 1
         while self.digests.count <= i:
             push(&self.digests, 0)
         if self.digests.at[i] == 0:
@@ -359,6 +366,10 @@ cdef class Checks:
         elif r.kind == ENTRY_NOOP and r.length > RECORD_HEADER:
             self.commands.append((index,
                                   (<const uint64_t *>(<const char *>r + RECORD_HEADER))[0]))
+        elif r.kind == ENTRY_TICK:
+            self.commands.append((index, (
+                (<const uint64_t *>(<const char *>r + RECORD_HEADER))[0],
+                (<const uint64_t *>(<const char *>r + RECORD_HEADER))[1])))
         return 0
 
     cdef int meta_synced(self, int node) except -1:

@@ -15,6 +15,7 @@ cdef class Client(Waiter):
     cdef readonly uint64_t against          # the revision that it names
     cdef readonly bint repeated             # not proposed, and asked again elsewhere
     cdef readonly int kind                  # codec.Op
+    cdef readonly bint keyed                # under an Idempotency-Key
     cdef readonly int rule                  # Policy of a read
     cdef readonly int status                # -1: still open
     cdef readonly uint64_t revision
@@ -34,6 +35,7 @@ cdef class Session:
 
     cdef int ask(self) except -1
     cdef int ask_again(self, Client x) except -1
+    cdef Client copy(self, Client x, int node)
     cdef int told(self, Client c) except -1
 
 
@@ -44,11 +46,14 @@ cdef class Cluster(Network):
     cdef public uint64_t think_us           # mean time between answer and next request
     cdef public int keys
     cdef public int write_percent           # of requests
+    cdef public int keyed_percent           # of writes: under an Idempotency-Key
     cdef public bint large                  # some values of hundreds of KiB
     cdef uint64_t writes
+    cdef uint64_t keys_used
     cdef dict revisions                     # of keys, as somebody saw them last
     cdef list sessions
-    cdef uint64_t told[8]                   # answers, by Status
+    cdef uint64_t told[10]                  # answers, by Status
 
     cdef Client new_client(self, int node, bytes key, int op, int policy, uint64_t timeout_us)
     cdef Client submit(self, Client c)
+    cdef bint up_to_date(self, Turn turn, Turn top) except -1

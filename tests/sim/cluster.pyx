@@ -4,13 +4,16 @@ from libc.stdint cimport int64_t, uint64_t
 
 from dengine._core cimport frames
 from dengine._core.checkpoint cimport engine_encode
-from dengine._core.codec cimport (DELETE, DELETE_IF, EXISTS, GET, IS_REVISION, PUT, PUT_IF,
-                                  encode_delete, encode_delete_if, encode_put, encode_put_if)
+from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_TICK, EXISTS, GET, IS_REVISION, PUT,
+                                  PUT_IF, Record, encode_delete, encode_delete_if, encode_put,
+                                  encode_put_if)
 from dengine._core.consensus cimport LEADER
+from dengine._core.idempotency cimport CHUNK, Answers, Idempotency, Kept
+from dengine._core.request cimport under
 from dengine._core.restore cimport renew
 from dengine._core.segments cimport Segment, offset_of
 from dengine._core.turn cimport Turn
-from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK, PAGE
+from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK, PAGE, UNKNOWN
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
 from tests.sim.disk cimport Disk
 from tests.sim.platter cimport clock_us
@@ -28,9 +31,10 @@ from tests.torture.start import names_of, reader_of
 META = PATH + "/meta"
 
 STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped",
-            "no space")
+            "no space", "mismatch", "keys full")
 cdef enum:
     LARGE = 300 << 10           # bytes of the largest values
+    LATE = 3                    # entries that a follower has not heard to be committed
 
 
 cdef class Client(Waiter):
@@ -39,7 +43,7 @@ cdef class Client(Waiter):
         self.status = status
         self.revision = revision
         self.ended_us = cluster.now_us
-        cluster.told[status & 7] += 1
+        cluster.told[status] += 1
         (<SimNode>cluster.nodes[self.node]).open.pop(id(self), None)
         if status <= CONFLICT:
             if self.kind == GET:
@@ -49,7 +53,7 @@ cdef class Client(Waiter):
             elif status == OK:
                 cluster.revisions[self.key_text] = (
                     revision if self.kind == PUT or self.kind == PUT_IF else 0)
-            if revision < self.floor and status != CONFLICT and not (
+            if revision < self.floor and status != CONFLICT and not self.keyed and not (
                     self.kind == GET and self.rule == EVENTUAL):
                 raise Violation(
                     f"{self!r} is stale: {self.floor} had been seen before it began")
@@ -127,9 +131,16 @@ cdef class Session:
             x = c.new_client(self.node, key, DELETE_IF, 0, timeout)
             x.compare, x.against = IS_REVISION, c.revisions.get(key, 0)
             x.command = encode_delete_if(key, x.compare, x.against)
+        if x.kind != GET and <int>c.draw(100) < c.keyed_percent:
+            c.keys_used += 1
+            x.keyed = True
+            x.command = under(b"%d" % c.keys_used, x.command)
         self.current = x
         x.session = self
         c.submit(x)
+        if x.keyed and c.draw(20) == 0:         # sent twice at once, by a proxy, say
+            x.repeated = True
+            c.submit(self.copy(x, self.node))
         if c.draw(50) == 0 and self.current is x:               # nobody waits for it any more
             c.count("client gave up")
             self.current = None
@@ -141,25 +152,32 @@ cdef class Session:
         if self.current is not x:
             return 0
         self.current = None
-        if x.status not in (NOT_PROPOSED, NO_SPACE) or c.draw(2) or c.now_us >= c.until_us:
+        if (not (x.status in (NOT_PROPOSED, NO_SPACE) or (x.keyed and x.status in (UNKNOWN, OK)))
+                or c.draw(2 if x.status else 20) or c.now_us >= c.until_us):
             return c.push(c.now_us + c.about(c.think_us), EV_CLIENT, -1, 0, self)
         return c.push(c.now_us + 1 + c.draw(20_000), EV_CLIENT, -1, 0, x)
 
     cdef int ask_again(self, Client x) except -1:
-        """What was not proposed is safe to repeat, elsewhere."""
+        """What was not proposed is safe to repeat, elsewhere; under a key, everything is."""
         cdef Cluster c = self.cluster
         cdef Client y
         self.node = <int>c.draw(len(c.nodes))
         if not (<SimNode>c.nodes[self.node]).alive or c.now_us >= c.until_us:
             return self.ask()
         c.count("client repeated")
-        y = c.new_client(self.node, x.key_text, x.kind, 0, 200_000)
-        y.value, y.compare, y.against, y.command = x.value, x.compare, x.against, x.command
-        y.session = self
+        y = self.copy(x, self.node)
         x.repeated = True
         self.current = y
         c.submit(y)
         return 0
+
+    cdef Client copy(self, Client x, int node):
+        cdef Client y = self.cluster.new_client(node, x.key_text, x.kind, 0, 200_000)
+        y.value, y.compare, y.against = x.value, x.compare, x.against
+        y.command = bytes(bytearray(x.command))     # one under way has numbers of its own in it
+        y.keyed = y.repeated = x.keyed
+        y.session = self
+        return y
 
 
 cdef class Cluster(Network):
@@ -189,11 +207,14 @@ cdef class Cluster(Network):
         return (<Client>what).session.ask_again(<Client>what)
 
     def put(self, int node, bytes key not None, bytes value not None,
-            uint64_t timeout_us=5_000_000):
-        """A write that a client of this node submits now."""
+            uint64_t timeout_us=5_000_000, bytes idempotency=None):
+        """A write that a client of this node submits now, under an Idempotency-Key or not."""
         cdef Client c = self.new_client(node, key, PUT, 0, timeout_us)
         c.value = value
         c.command = encode_put(key, value)
+        if idempotency is not None:
+            c.command = under(idempotency, c.command)
+            c.keyed = True
         return self.submit(c)
 
     def delete(self, int node, bytes key not None, uint64_t timeout_us=5_000_000):
@@ -273,7 +294,7 @@ cdef class Cluster(Network):
     def cover(self):
         """Likewise, with the answers by status."""
         table = super().cover()
-        for i in range(8):
+        for i in range(10):
             table["answer: " + STATUSES[i]] = self.told[i]
         return table
 
@@ -315,9 +336,20 @@ cdef class Cluster(Network):
         if full != (top.raft.full_slots != 0):
             return False
         for node in self.nodes:
-            if node.turn.machine.applied != top.log.last or not node.turn.session.ready:
+            if not node.turn.session.ready or not self.up_to_date(node.turn, top):
                 return False
         return top.raft.leads(self.clock(leader))
+
+    cdef bint up_to_date(self, Turn turn, Turn top) except -1:
+        """What it has not applied yet is nothing but the time: that goes on."""
+        cdef uint64_t index
+        if top.log.last > turn.machine.applied + LATE:
+            return False
+        for index in range(turn.machine.applied + 1, top.log.last + 1):
+            if top.log.holder(index) == NULL or (
+                    (<const Record *>top.log.record(index)).kind != ENTRY_TICK):
+                return False
+        return True
 
     def clock(self, int i):
         """What node i takes for the time."""
@@ -397,10 +429,13 @@ cdef class Cluster(Network):
         self.checks.renewed(i, term)
         return True
 
-    def table(self, int i):
-        """The replicated sessions of node i and their results, as a snapshot would hold them."""
-        cdef Turn turn = (<SimNode>self.nodes[i]).turn
-        return engine_encode(0, &turn.members, turn.session)
+    def same_results(self, int i, int j):
+        """Do two nodes hold the same results, by session and by key? One may have forgotten keys
+        that the other has not."""
+        cdef Turn a = (<SimNode>self.nodes[i]).turn, b = (<SimNode>self.nodes[j]).turn
+        cdef Idempotency x = a.session.idempotency, y = b.session.idempotency
+        cdef uint64_t n = min(x.count(), y.count())
+        return sessions_of(a) == sessions_of(b) and newest(x, n) == newest(y, n)
 
     def snapshots(self, int i):
         """The names of the complete snapshots of node i, oldest first."""
@@ -422,3 +457,22 @@ cdef class Cluster(Network):
     def states(self):
         """What each living node says of itself."""
         return [boot.status(n.turn) if n.alive else None for n in self.nodes]
+
+
+cdef bytes sessions_of(Turn turn):
+    """As a snapshot would hold them, but for the time."""
+    cdef bytes engine = engine_encode(0, &turn.members, turn.session)
+    return engine[:len(engine) - 16]
+
+
+cdef bytes newest(Idempotency known, uint64_t count):
+    cdef Answers answers = known.pin()
+    cdef const Kept *kept
+    cdef uint64_t n
+    cdef list parts = []
+    answers.at = answers.next - count
+    n = answers.take(CHUNK, &kept)
+    while n:
+        parts.append((<const char *>kept)[:n * sizeof(Kept)])
+        n = answers.take(CHUNK, &kept)
+    return b"".join(parts)

@@ -19,6 +19,7 @@ EXPECTED = (
     "committed entries that no disk had",
     "frame lost", "frame repeated", "frame overtaken", "frame damaged", "frame refused",
     "client gave up", "client repeated", "write sent again",
+    "Idempotency-Key again", "Idempotency-Key forgotten",
     "transfer begun", "transfer refused", "role: leader -> candidate",
     *(f"answer: {status}" for status in (
         "ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "no space")),

@@ -6,33 +6,46 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
+from itertools import islice
 from typing import Any
 
-from tests.sim.views import decode_command
+from tests.sim.views import decode_command, idempotency_of
 
 GET, PUT, DELETE, PUT_IF, DELETE_IF = range(5)
 OK, MISSING, CONFLICT, NOT_PROPOSED, UNKNOWN = range(5)
-NO_SPACE = 7
+NO_SPACE, MISMATCH, KEYS_FULL = 7, 8, 9
+TICK_FORGETS, ADD_FORGETS = 1000, 2
 IS_REVISION, REGISTER = 0, 16
+
+# A command; by how much the revision jumps; replicated time and what may be forgotten.
+Commands = list[tuple[int, bytes | int | tuple[int, int]]]
 
 
 class Replay:
     """The states that a committed log of puts and deletes goes through, by revision."""
 
-    def __init__(self, commands: list[tuple[int, bytes | int]]) -> None:
+    def __init__(self, commands: Commands) -> None:
         self.revision = self.copies = 0
         self.gaps: list[tuple[int, int]] = []  # the revision jumped over what is in between
         self.state: dict[bytes, bytes] = {}
-        self.of_value: dict[bytes, int] = {}  # revision of the put of this value
+        self.of_value: dict[bytes, list[int]] = {}  # revisions of the puts of this value
         self._sessions: dict[int, tuple[int, int, int]] = {}    # of a node: incarnation, nonce, id
         self._floors: dict[int, int] = {}       # by id of a session that lives
         self._done: dict[int, set[int]] = {}    # likewise: the sequences applied
         self._revisions: dict[bytes, list[int]] = defaultdict(lambda: [0])
         self._values: dict[bytes, list[bytes | None]] = defaultdict(lambda: [None])
+        self.again = self.forgotten = 0         # copies under an Idempotency-Key; keys that went
+        self._keys: dict[bytes, tuple[int, int]] = {}   # oldest first: time, hash of the request
+        self._gone: set[bytes] = set()          # keys whose requests may be applied anew
+        self._clock = self._horizon = 0
         for index, payload in commands:
             if isinstance(payload, int):
                 self.gaps.append((self.revision, self.revision + payload))
                 self.revision += payload
+                continue
+            if isinstance(payload, tuple):
+                self._clock, self._horizon = map(max, payload, (self._clock, self._horizon))
+                self._forget(TICK_FORGETS)
                 continue
             op, session, sequence, floor, *fields = decode_command(payload)
             if op == REGISTER:
@@ -41,14 +54,17 @@ class Replay:
             if session and not self._first(session, sequence, floor):
                 continue
             compare, revision, key, value = fields
+            if not self._first_under_key(payload):
+                continue
             if op in (PUT_IF, DELETE_IF):
                 held = self._revisions[key][-1] if key in self.state else 0
                 if (held != revision) if compare == IS_REVISION else not held:
                     continue
             if op in (PUT, PUT_IF):
-                assert value not in self.of_value, f"{value!r} was applied twice"
+                assert value not in self.of_value or self._may_come_again(payload), (
+                    f"{value!r} was applied twice")
                 self._change(key, value)
-                self.of_value[value] = self.revision
+                self.of_value.setdefault(value, []).append(self.revision)
             elif op in (DELETE, DELETE_IF) and key in self.state:
                 self._change(key, None)
 
@@ -71,6 +87,30 @@ class Replay:
         self._done[session].add(sequence)
         return True
 
+    def _first_under_key(self, command: bytes) -> bool:
+        """Is it the first of its Idempotency-Key, as far as that is remembered? Or it has none."""
+        if (known := idempotency_of(command)) is None:
+            return True
+        if known[0] in self._keys:
+            self.again += 1
+            return False
+        self._forget(ADD_FORGETS)
+        self._keys[known[0]] = self._clock, known[1]
+        return True
+
+    def _may_come_again(self, command: bytes) -> bool:
+        known = idempotency_of(command)
+        return known is not None and known[0] in self._gone
+
+    def _forget(self, limit: int) -> None:
+        """So many that are older than the horizon are remembered no more."""
+        for key in list(islice(self._keys, limit)):
+            if self._keys[key][0] >= self._horizon:
+                return
+            del self._keys[key]
+            self._gone.add(key)
+            self.forgotten += 1
+
     def _change(self, key: bytes, value: bytes | None) -> None:
         self.revision += 1
         self._revisions[key].append(self.revision)
@@ -89,7 +129,7 @@ class Replay:
         return self._values[key][bisect_right(self._revisions[key], revision) - 1]
 
 
-def check(commands: list[tuple[int, bytes | int]], clients: list[Any]) -> Replay:
+def check(commands: Commands, clients: list[Any]) -> Replay:
     """Every answer must follow from the log. Values of puts are unique in the run."""
     replay = Replay(commands)
     for c in clients:
@@ -98,8 +138,9 @@ def check(commands: list[tuple[int, bytes | int]], clients: list[Any]) -> Replay
             assert c.value not in replay.of_value or c.kind == GET, f"{c!r}: it is there again"
         elif c.kind in (PUT, PUT_IF):
             if c.status == OK:
-                assert replay.of_value.get(c.value) == c.revision, f"{c!r}: acknowledged and lost"
-            elif (c.status in (NOT_PROPOSED, NO_SPACE) and not c.repeated) or c.status == CONFLICT:
+                assert c.revision in replay.of_value.get(c.value, ()), (
+                    f"{c!r}: acknowledged and lost")
+            elif not c.repeated and c.status in (NOT_PROPOSED, NO_SPACE, CONFLICT, KEYS_FULL):
                 assert c.value not in replay.of_value, f"{c!r}: it was applied"
         elif c.kind in (DELETE, DELETE_IF):
             if c.status == OK:

@@ -66,7 +66,8 @@ cdef class Nodes(Events):
             cluster_named=True, strategy=strategy, threshold=100, interval_us=20_000,
             max_unflushed_us=200_000, segment_bytes=1 << 20, promise_ms=600, timeout_ms=1200,
             heartbeat_ms=100, lease_ms=500, waiting_writes=10_000,
-            waiting_reads=10_000, waiting_bytes=1 << 30, boot_id=bytes(16),
+            waiting_reads=10_000, waiting_bytes=1 << 30, idempotency_retention_ms=20_000,
+            boot_id=bytes(16),
             snapshot_entries=1 << 40, snapshot_bytes=1 << 40, snapshot_keep_bytes=1 << 40)
         fields.update(options)
         self.checks.max_unflushed_us = fields["max_unflushed_us"]

@@ -52,6 +52,7 @@ class Plan:
     mangle: list[float]
     standing: str
     options: dict[str, Any]
+    keyed_percent: int = 0  # of the writes
     faults: list[Fault] = field(default_factory=list)
 
     def dumps(self) -> str:
@@ -110,5 +111,7 @@ def plan(seed: int, **fixed: Any) -> Plan:
                               r.randrange(1 << 20), int(r.uniform(5, longest))))
         at += r.expovariate(1 / every)
     p.options["snapshot_entries"] = r.choice((5, 20, 50, 1000))
+    p.keyed_percent = r.choice((0, 0, 30, 100))
+    p.options["idempotency_retention_ms"] = r.choice((20_000, 20_000, 300))
     p.options["snapshot_keep_bytes"] = r.choice((0, 0, 64 << 10))
     return p

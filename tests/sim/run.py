@@ -30,7 +30,7 @@ class Run:
         self.plan = p
         self.cluster = c = Cluster(p.seed, nodes=p.nodes, strategy=p.strategy, **p.options)
         c.think_us, c.keys, c.large = p.think_us, p.keys, p.large
-        c.write_percent = p.write_percent
+        c.write_percent, c.keyed_percent = p.write_percent, p.keyed_percent
         c.delay_us = p.delay_us or c.delay_us
         c.on_stop = lambda node: self._boot_in(node, 5 + p.seed % 500)
         c.until_us = p.load_ms * MS
@@ -331,9 +331,11 @@ class Run:
         for i in range(n):
             if c.items(i) != replay.state:
                 raise Violation(f"node {i + 1} has another state than the log")
-            if c.table(i) != c.table(0):
-                raise Violation(f"node {i + 1} has other sessions than node 1")
+            if not c.same_results(i, 0):
+                raise Violation(f"node {i + 1} has other results than node 1")
         c.counts["write sent again"] = replay.copies
+        c.counts["Idempotency-Key again"] = replay.again
+        c.counts["Idempotency-Key forgotten"] = replay.forgotten
 
 
 def run(p: Plan | int, **fixed: Any) -> Run:

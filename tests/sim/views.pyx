@@ -9,6 +9,7 @@ from dengine._core.codec cimport (REGISTER, Command, Members, command_decode, en
                                   record_encode)
 from dengine._core.consensus cimport Message
 from dengine._core.quorum cimport Config, quorum_has, quorum_value
+from dengine._core.request cimport under
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport MAX_MEMBERS, RECORD_HEADER
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_HELLO, FRAME_OK, Frame, Hello, Outbox,
@@ -45,6 +46,20 @@ def decode_command(bytes data not None):
         return c.op, c.session, c.sequence, c.floor, c.node, c.incarnation, c.nonce, None
     return (c.op, c.session, c.sequence, c.floor, c.compare, c.revision, c.key[:c.key_size],
             c.value[:c.value_size] if c.value != NULL else None)
+
+
+def idempotency_of(bytes data not None):
+    """(hash of its Idempotency-Key, of the request) of a command; None: it has none."""
+    cdef Command c
+    memset(&c, 0, sizeof(c))
+    if command_decode(data, len(data), &c) or not c.keyed:
+        return None
+    return (<const char *>c.idempotency)[:sizeof(c.idempotency)], c.print
+
+
+def keyed(bytes command not None, bytes key not None):
+    """The command under this Idempotency-Key, as HTTP makes it."""
+    return under(key, command)
 
 
 def encode_record(uint64_t term, uint64_t index, uint8_t kind, bytes payload not None,
