@@ -16,6 +16,12 @@ cdef enum:
     CONFIG_VERSION = 1
     KEYED_BYTES = 24            # hashes of an Idempotency-Key and of the request
 
+cdef packed struct CommandHeader:
+    uint8_t op
+    uint64_t session
+    uint64_t sequence
+    uint64_t floor
+
 
 cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
                             const char *payload, size_t n, uint32_t crc) noexcept nogil:
@@ -57,44 +63,53 @@ cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term,
 
 
 # ------------------------------------------------------------------------------------- commands
+cdef uint8_t take_hashes(Reader *r, uint8_t op, Command *out) noexcept nogil:
+    """Of a command under an Idempotency-Key. Returns its op."""
+    out.keyed = True
+    out.idempotency[0] = take_u64(r)
+    out.idempotency[1] = take_u64(r)
+    out.print = take_u64(r)
+    return op & ~KEYED
+
+
 cdef int command_decode(const char *p, size_t n, Command *out) noexcept nogil:
+    cdef const CommandHeader *h = <const CommandHeader *>p
     cdef Reader r
-    read_from(&r, p, n)
-    out.op = take_u8(&r)
-    out.keyed = out.op & KEYED
-    out.op &= ~KEYED
-    out.session = take_u64(&r)
-    out.sequence = take_u64(&r)
-    out.floor = take_u64(&r)
+    cdef uint8_t op
+    if unlikely(n < COMMAND_HEADER):
+        return -1
+    read_from(&r, p + COMMAND_HEADER, n - COMMAND_HEADER)
+    op = h.op
+    out.session = h.session
+    out.sequence = h.sequence
+    out.floor = h.floor
     out.key = NULL
     out.value = NULL
     out.key_size = 0
     out.value_size = 0
-    if r.bad:
-        return -1
-    if out.op == REGISTER:
-        out.node = take_u64(&r)
-        out.incarnation = take_u64(&r)
-        out.nonce = take_u64(&r)
-        r.bad |= out.keyed
-    elif out.op >= PUT and out.op <= DELETE_IF:
-        if out.keyed:
-            out.idempotency[0] = take_u64(&r)
-            out.idempotency[1] = take_u64(&r)
-            out.print = take_u64(&r)
-        if out.op >= PUT_IF:
+    out.keyed = False
+    if unlikely(op & KEYED):
+        op = take_hashes(&r, op, out)
+        r.bad |= op == REGISTER
+    out.op = op
+    if op >= PUT and op <= DELETE_IF:
+        if op >= PUT_IF:
             out.compare = take_u8(&r)
             out.revision = take_u64(&r)
             r.bad |= out.compare > EXISTS
-        if out.op == PUT or out.op == PUT_IF:
+        if op == PUT or op == PUT_IF:
             out.lease = take_u64(&r)
             r.bad |= out.lease != 0
         out.key_size = take_u32(&r)
         out.key = take_bytes(&r, out.key_size)
-        if out.op == PUT or out.op == PUT_IF:
+        if op == PUT or op == PUT_IF:
             out.value_size = take_u32(&r)
             out.value = take_bytes(&r, out.value_size)
         r.bad |= out.key_size == 0 or out.key_size > MAX_KEY or out.value_size > MAX_VALUE
+    elif op == REGISTER:
+        out.node = take_u64(&r)
+        out.incarnation = take_u64(&r)
+        out.nonce = take_u64(&r)
     else:
         return -2
     return -1 if r.bad or r.at != r.end else 0

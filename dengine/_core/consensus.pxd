@@ -2,6 +2,7 @@
 #
 # Messages carry indexes, terms and sizes, never bytes of entries; wire.pxd has their bytes.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 cdef enum Role:
     FOLLOWER = 0
@@ -52,6 +53,12 @@ ctypedef struct Message:
     uint64_t round              # APPEND, HEARD
     const Run *runs             # APPEND in: the terms of its entries
     uint32_t run_count
+
+cdef inline void message(Message *m, uint8_t kind, uint64_t peer, uint64_t term) noexcept:
+    memset(m, 0, sizeof(Message))
+    m.kind = kind
+    m.peer = peer
+    m.term = term
 
 ctypedef struct Options:
     uint64_t id

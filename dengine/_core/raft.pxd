@@ -10,6 +10,10 @@ from dengine._core.quorum cimport Config
 from dengine._core.replicate cimport Replication
 from dengine._core.terms cimport Terms
 
+ctypedef struct Held:           # a message that waits until `version` of the hard state is saved
+    Message message
+    uint64_t version
+
 cdef enum:
     RANK_US = 20000             # between two pre-votes of neighbouring ranks after a lost leader
     NO_CUT = 0xFFFFFFFFFFFFFFFF
@@ -19,18 +23,21 @@ cdef class Raft(Replication):
     cdef readonly uint64_t vote             # 0: none in this term
     cdef readonly uint64_t leader           # 0: unknown
     cdef uint64_t saved_term                # its term: this node never says a lower one again
+    cdef uint64_t version                   # of the hard state
+    cdef uint64_t saved                     # newest version on disk
     cdef uint64_t promise_until_us
     cdef uint64_t verified                  # following: log matches the leader's up to here
     cdef uint64_t elections                 # counters
     cdef uint64_t steps_down
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
-    cdef bint packed                        # full, and entries were left out: the leader is told
     cdef bint formed                        # the log holds a configuration
     cdef readonly bint doubt                # it may have forgotten: its votes are marked
     cdef readonly bint by_all                 # leading: elected with the marked votes of all
 
     # Ready: what the turn must do. `taken` clears it.
     cdef bint save                          # write (version, term, vote); the turn clears it
+    cdef Message *out
+    cdef size_t out_count
     # Step of an append, acted on by the turn at once, before the next step:
     cdef uint64_t cut_to                    # keep entries up to here; NO_CUT
     cdef uint64_t append_from               # first index of the message to append; 0: none
@@ -46,6 +53,10 @@ cdef class Raft(Replication):
     # in doubt: what the leader of this term had when it was first heard; 0: not heard
     cdef uint64_t target
     cdef uint64_t leader_lost               # the leader whose connection was reset, else 0
+    cdef Held *held
+    cdef size_t held_count
+    cdef size_t held_capacity
+    cdef size_t out_capacity
 
     # Life
     cdef int open(self, const Options *opt, Terms terms, uint64_t term, uint64_t vote,
@@ -57,9 +68,8 @@ cdef class Raft(Replication):
     cdef int step(self, const Message *m, uint64_t now_us) except -1
     cdef int persisted(self, uint64_t version, uint64_t term, uint64_t index,
                        uint64_t now_us) except -1
-    # What the disk has room for: a reserve at most; not even the no-op of a term.
-    cdef int has_room(self, bint full, bint cramped) except -1
-    cdef bint conflicts(self, const Message *m) noexcept        # this log ends otherwise than m's
+    # Hands the lead to that voter, within a promise; leading only.
+    cdef int transfer(self, uint64_t to, uint64_t now_us) except -1
     cdef int link_up(self, uint64_t peer, uint64_t now_us) except -1
     cdef int link_down(self, uint64_t peer, uint64_t now_us) except -1
 
@@ -67,6 +77,7 @@ cdef class Raft(Replication):
     cdef int restart(self, uint64_t index, uint64_t term) except -1
 
     # Outputs, besides Ready
+    cdef void taken(self) noexcept
     cdef uint64_t known_leader(self) noexcept       # in saved_term; 0: unknown
 
     # private
@@ -86,3 +97,6 @@ cdef class Raft(Replication):
     cdef int on_append(self, const Message *m, uint64_t now_us) except -1
     cdef int accept(self, const Message *m) except -1
     cdef int matches(self, const Message *m, Message *reply) except -1
+    cdef int hand_over(self) except -1
+    cdef int send(self, const Message *m, bint after_save) except -1
+    cdef int release(self) except -1

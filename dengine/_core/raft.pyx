@@ -4,23 +4,35 @@ References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissert
 """
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 
 from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, FORCED, FULL, GRANTED, LEADER,
                                       MARKED, MSG_APPEND, MSG_DURABLE, MSG_HEARD,
                                       MSG_TIMEOUT_NOW, MSG_VOTE, MSG_VOTED, PACKED, PRE,
-                                      PRECANDIDATE, REJECTED)
+                                      PRECANDIDATE, REJECTED, message)
 from dengine._core.fault cimport MUTANT
+from dengine._core.memory cimport grown
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
                                    voters_below)
-from dengine._core.replicate cimport message
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport unlikely
 
 from dengine.errors import InvariantError
 
+cdef enum:
+    FIRST = 16                  # messages that an array starts with
+
 
 @cython.final
 cdef class Raft(Replication):
+    def __cinit__(self):
+        self.out = NULL
+        self.held = NULL
+
+    def __dealloc__(self):
+        free(self.out)
+        free(self.held)
+
     # ------------------------------------------------------------------------------------- life
     cdef int open(self, const Options *opt, Terms terms, uint64_t term, uint64_t vote,
                   uint64_t commit, uint64_t now_us) except -1:
@@ -103,7 +115,8 @@ cdef class Raft(Replication):
                 return self.follow(self.term, 0, now_us)
             return 0
         if m.kind == MSG_DURABLE:
-            return self.on_durable(m, slot, now_us)
+            self.on_durable(m, slot, now_us)
+            return self.hand_over() if unlikely(self.transferee) else 0
         return 0
 
     cdef int persisted(self, uint64_t version, uint64_t term, uint64_t index,
@@ -124,24 +137,6 @@ cdef class Raft(Replication):
             else:
                 self.announce(False)
         return 0
-
-    cdef int has_room(self, bint full, bint cramped) except -1:
-        cdef int slot = slot_of(&self.config, self.opt.id)
-        self.full = full
-        self.cramped = cramped
-        self.packed = self.packed and full
-        if slot >= 0:
-            self.full_slots &= ~(<uint32_t>1 << slot)
-            self.full_slots |= <uint32_t>full << slot
-        return 0
-
-    cdef bint conflicts(self, const Message *m) noexcept:
-        cdef uint64_t index = m.index, end = min(m.index + m.count, self.last)
-        cdef uint32_t run = 0
-        while index < end:                      # to the run of the last entry that both have
-            index += m.runs[run].count
-            run += 1
-        return run > 0 and end > self.terms.base and self.terms.at(end) != m.runs[run - 1].term
 
     cdef int link_up(self, uint64_t peer, uint64_t now_us) except -1:
         cdef int slot = slot_of(&self.config, peer)
@@ -301,6 +296,24 @@ cdef class Raft(Replication):
             return 0
         return self.campaign(FORCED, now_us)
 
+    cdef int transfer(self, uint64_t to, uint64_t now_us) except -1:
+        self.transferee = to
+        self.transfer_until_us = now_us + self.opt.promise_us
+        return self.hand_over()
+
+    cdef int hand_over(self) except -1:
+        """Who has everything is told to campaign; no lease holds in this term any more (D 3.10)."""
+        cdef Message m
+        if not self.may_go():
+            return 0
+        self.given = True
+        if not MUTANT(144):
+            self.lease_until_us = 0
+        message(&m, MSG_TIMEOUT_NOW, self.transferee, self.term)
+        m.index = self.last
+        m.index_term = self.terms.last_term()
+        return self.send(&m, False)
+
     cdef int take_back(self, uint64_t now_us) except -1:
         """The transfer has failed. Without a lease, the lead goes on in a term of its own."""
         cdef bint given = self.given
@@ -454,3 +467,34 @@ cdef class Raft(Replication):
     # ---------------------------------------------------------------------- outputs to the turn
     cdef uint64_t known_leader(self) noexcept:
         return self.leader if self.term == self.saved_term or MUTANT(120) else 0
+
+    cdef void taken(self) noexcept:
+        self.out_count = 0
+        self.grant_count = 0
+
+    cdef int send(self, const Message *m, bint after_save) except -1:
+        """Into Ready; or kept until the hard state that it relies on is saved."""
+        if after_save and self.version > self.saved:
+            self.held = <Held *>grown(self.held, self.held_count + 1, &self.held_capacity,
+                                      sizeof(Held), FIRST)
+            self.held[self.held_count].message = m[0]
+            self.held[self.held_count].version = self.version
+            self.held_count += 1
+            return 0
+        self.out = <Message *>grown(self.out, self.out_count + 1, &self.out_capacity,
+                                    sizeof(Message), FIRST)
+        self.out[self.out_count] = m[0]
+        self.out_count += 1
+        return 0
+
+    cdef int release(self) except -1:
+        cdef size_t i, kept = 0, n = self.held_count
+        self.held_count = 0
+        for i in range(n):
+            if self.held[i].version <= self.saved:
+                self.send(&self.held[i].message, False)
+            else:
+                self.held[kept] = self.held[i]
+                kept += 1
+        self.held_count = kept
+        return 0

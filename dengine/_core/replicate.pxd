@@ -44,11 +44,6 @@ ctypedef struct Waiting:        # a read that waits for `round`; 0: for the no-o
     uint64_t round
 
 
-ctypedef struct Held:           # a message that waits until `version` of the hard state is saved
-    Message message
-    uint64_t version
-
-
 cdef class Replication:
     cdef Options opt
     cdef readonly uint64_t term
@@ -61,6 +56,7 @@ cdef class Replication:
     # this node's disk has no room beyond a reserve; and not even for the no-op of a term
     cdef bint full
     cdef bint cramped
+    cdef bint packed                        # full, and entries were left out: the leader is told
     cdef uint32_t full_slots                # members that said so, this node among them
     cdef Terms terms                        # of the whole log
     # the newest in the log, or the one that forms the cluster
@@ -89,14 +85,6 @@ cdef class Replication:
     cdef Grant *grants
     cdef size_t grant_count
     cdef size_t grant_capacity
-    cdef Message *out
-    cdef size_t out_count
-    cdef size_t out_capacity
-    cdef uint64_t version                   # of the hard state
-    cdef uint64_t saved                     # newest version on disk
-    cdef Held *held
-    cdef size_t held_count
-    cdef size_t held_capacity
 
     # Inputs
     cdef int propose(self, uint64_t n) except -1            # n entries of this term; leading only
@@ -104,8 +92,8 @@ cdef class Replication:
     cdef int read(self, uint64_t ticket, bint lease, uint64_t now_us) except -1
     cdef void want(self, int slot, uint64_t index) noexcept
     cdef int compact(self, uint64_t to) except -1           # entries up to `to` left the log
-    # Hands the lead to that voter, within a promise; leading only.
-    cdef int transfer(self, uint64_t to, uint64_t now_us) except -1
+    # What the disk has room for: a reserve at most; not even the no-op of a term.
+    cdef int has_room(self, bint full, bint cramped) except -1
 
     # Outputs, besides Ready
     # once per Ready, before the appends are taken
@@ -129,13 +117,11 @@ cdef class Replication:
     cdef int advance(self, uint64_t now_us) except -1
     cdef void mark_due(self) noexcept
     cdef void rewind(self, Progress *p) noexcept
-    cdef void taken(self) noexcept
-    cdef int send(self, const Message *m, bint after_save) except -1
-    cdef int release(self) except -1
+    cdef bint conflicts(self, const Message *m) noexcept        # this log ends otherwise than m's
+    cdef bint may_go(self) noexcept                             # the successor has everything
 
     # private
     cdef int confirm(self, uint64_t now_us) except -1
-    cdef int hand_over(self) except -1
     cdef bint outdoes(self, int a, int b) noexcept
     cdef void on_diverged(self, Progress *p) noexcept
     cdef void note_room(self, const Message *m, int slot) noexcept
@@ -144,6 +130,3 @@ cdef class Replication:
     cdef int open_reads(self) except -1
     cdef int grant(self, uint64_t ticket, uint64_t index) except -1
     cdef int wait(self, uint64_t ticket, uint64_t index, uint64_t round) except -1
-
-
-cdef void message(Message *m, uint8_t kind, uint64_t peer, uint64_t term) noexcept

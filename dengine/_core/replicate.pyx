@@ -5,8 +5,7 @@ References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissert
 from libc.stdlib cimport free
 from libc.string cimport memmove, memset
 
-from dengine._core.consensus cimport (DIVERGED, FULL, LEADER, MSG_APPEND, MSG_TIMEOUT_NOW,
-                                      PACKED, REJECTED)
+from dengine._core.consensus cimport DIVERGED, FULL, LEADER, MSG_APPEND, PACKED, REJECTED
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
 from dengine._core.quorum cimport is_voter, quorum_has, quorum_value, slot_of, sole_voter
@@ -22,8 +21,6 @@ cdef class Replication:
     def __cinit__(self):
         self.grants = NULL
         self.waiting = NULL
-        self.out = NULL
-        self.held = NULL
         self.terms = Terms()
         memset(&self.config, 0, sizeof(self.config))
         memset(self.peers, 0, sizeof(self.peers))
@@ -31,8 +28,6 @@ cdef class Replication:
     def __dealloc__(self):
         free(self.grants)
         free(self.waiting)
-        free(self.out)
-        free(self.held)
 
     # ------------------------------------------------------------------------------------- life
     cdef void start_leading(self, uint64_t now_us) noexcept:
@@ -153,6 +148,16 @@ cdef class Replication:
         elif not m.flags & PACKED and p.packed and m.round >= p.backoff and not MUTANT(130):
             p.packed = False
 
+    cdef int has_room(self, bint full, bint cramped) except -1:
+        cdef int slot = slot_of(&self.config, self.opt.id)
+        self.full = full
+        self.cramped = cramped
+        self.packed = self.packed and full
+        if slot >= 0:
+            self.full_slots &= ~(<uint32_t>1 << slot)
+            self.full_slots |= <uint32_t>full << slot
+        return 0
+
     cdef bint no_space(self) noexcept:
         return not MUTANT(131) and self.full_slots != 0 and (
             self.full or not quorum_has(&self.config, ~self.full_slots))
@@ -178,8 +183,7 @@ cdef class Replication:
             p.bytes -= p.frame_bytes[p.frame_first]
             p.frame_first = (p.frame_first + 1) % WINDOW_FRAMES
             p.frames -= 1
-        self.advance(now_us)
-        return self.hand_over() if unlikely(self.transferee) else 0
+        return self.advance(now_us)
 
     cdef int advance(self, uint64_t now_us) except -1:
         """Commits what a quorum has durable, if it is of this term (R 5.4.2)."""
@@ -287,25 +291,11 @@ cdef class Replication:
         cdef bint none = self.full_slots >> a & 1 and not self.full_slots >> b & 1
         return room or (not none and self.peers[a].match > self.peers[b].match)
 
-    cdef int transfer(self, uint64_t to, uint64_t now_us) except -1:
-        self.transferee = to
-        self.transfer_until_us = now_us + self.opt.promise_us
-        return self.hand_over()
-
-    cdef int hand_over(self) except -1:
-        """Who has everything is told to campaign; no lease holds in this term any more (D 3.10)."""
+    cdef bint may_go(self) noexcept:
+        """Has the successor everything, the no-op of this term too? Told once."""
         cdef int slot = slot_of(&self.config, self.transferee)
-        cdef Message m
-        if (self.given or self.noop == 0 or self.commit < self.noop or slot < 0
-                or not self.peers[slot].up or self.peers[slot].match < self.last):
-            return 0
-        self.given = True
-        if not MUTANT(144):
-            self.lease_until_us = 0
-        message(&m, MSG_TIMEOUT_NOW, self.transferee, self.term)
-        m.index = self.last
-        m.index_term = self.terms.last_term()
-        return self.send(&m, False)
+        return (not self.given and 0 < self.noop <= self.commit and slot >= 0
+                and self.peers[slot].up and self.peers[slot].match >= self.last)
 
     # ---------------------------------------------------------------------- what is sent to whom
     cdef void mark_due(self) noexcept:
@@ -391,6 +381,14 @@ cdef class Replication:
         if self.commit >= index and self.peers[slot].told < index:
             self.peers[slot].due = True
 
+    cdef bint conflicts(self, const Message *m) noexcept:
+        cdef uint64_t index = m.index, end = min(m.index + m.count, self.last)
+        cdef uint32_t run = 0
+        while index < end:                      # to the run of the last entry that both have
+            index += m.runs[run].count
+            run += 1
+        return run > 0 and end > self.terms.base and self.terms.at(end) != m.runs[run - 1].term
+
     cdef int compact(self, uint64_t to) except -1:
         cdef Progress *p
         cdef int i
@@ -403,42 +401,3 @@ cdef class Replication:
                 p.backoff = self.round + 1
                 p.compacted = p.match < to and not MUTANT(126)
         return 0
-
-    # ------------------------------------------------------------------------------- the outbox
-    cdef void taken(self) noexcept:
-        self.out_count = 0
-        self.grant_count = 0
-
-    cdef int send(self, const Message *m, bint after_save) except -1:
-        """Into Ready; or kept until the hard state that it relies on is saved."""
-        if after_save and self.version > self.saved:
-            self.held = <Held *>grown(self.held, self.held_count + 1, &self.held_capacity,
-                                      sizeof(Held), FIRST)
-            self.held[self.held_count].message = m[0]
-            self.held[self.held_count].version = self.version
-            self.held_count += 1
-            return 0
-        self.out = <Message *>grown(self.out, self.out_count + 1, &self.out_capacity,
-                                    sizeof(Message), FIRST)
-        self.out[self.out_count] = m[0]
-        self.out_count += 1
-        return 0
-
-    cdef int release(self) except -1:
-        cdef size_t i, kept = 0, n = self.held_count
-        self.held_count = 0
-        for i in range(n):
-            if self.held[i].version <= self.saved:
-                self.send(&self.held[i].message, False)
-            else:
-                self.held[kept] = self.held[i]
-                kept += 1
-        self.held_count = kept
-        return 0
-
-
-cdef void message(Message *m, uint8_t kind, uint64_t peer, uint64_t term) noexcept:
-    memset(m, 0, sizeof(Message))
-    m.kind = kind
-    m.peer = peer
-    m.term = term

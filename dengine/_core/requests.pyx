@@ -13,6 +13,9 @@ from dengine._core.types cimport (EVENTUAL, FRAME_ENTRIES, LEASE, MISSING, NOT_P
                                   OK, SMALL, TICK_US, UNAVAILABLE, UNKNOWN, Item, unlikely)
 from dengine._core.wire cimport FRAME_FORWARD, FRAME_GRANTED, FRAME_READ, LEASE_READ, Outbox
 
+cdef extern from "Python.h":
+    int PyList_SetSlice(list at, Py_ssize_t low, Py_ssize_t high, PyObject *items) except -1
+
 cdef enum:
     EXPIRE_US = 50000           # deadlines are looked at this often
     REGISTER_US = 500000        # a registration that was not applied is sent again
@@ -168,7 +171,7 @@ cdef class Requests:
                     self.backlog_at < n and self.session.has_room()):
                 self.forward_some(slot, n)
         if self.backlog_at == n:
-            self.backlog.clear()
+            PyList_SetSlice(self.backlog, 0, n, NULL)       # `clear` is looked up by name
             self.backlog_at = 0
         elif self.backlog_at > 4096:
             del self.backlog[:self.backlog_at]
