@@ -22,7 +22,7 @@ export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
 .PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants \
-        chaos torture sanitize guard histories lint bench wheel docs clean
+        chaos torture life sanitize guard histories lint bench wheel docs clean
 
 help: ## this list
 	@echo "make ..."
@@ -53,6 +53,12 @@ torture: $(BUILT_TESTS) $(INSTALLED) ## power cuts, kill -9, bad files: MINUTES=
 	$(RUN) -m tests.torture $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RUNS),--runs $(RUNS)) \
 		$(if $(FROM),--from $(FROM)) $(if $(ONLY),--only "$(ONLY)") \
 		--evidence $(EVIDENCE)/torture.json
+
+life: $(BUILT_TESTS) $(INSTALLED) ## leaders that die, are stopped, are cut off: what clients see
+	$(RUN) -m tests.life.once --evidence $(EVIDENCE)/life.json
+	$(RUN) -m tests.life.once --nginx --evidence $(EVIDENCE)/life.json
+	$(RUN) -m tests.life.handover --evidence $(EVIDENCE)/life.json
+	$(RUN) -m tests.life.isolate --evidence $(EVIDENCE)/life.json
 
 sim: $(BUILT_TESTS) $(INSTALLED) ## simulated clusters: SEEDS= FROM= WORKERS= MINUTES= SEED= TRACE=1
 	$(RUN) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \

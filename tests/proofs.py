@@ -51,6 +51,16 @@ def add(file: Path, head: dict[str, Any], seed: int, totals: dict[str, Any]) -> 
     save(file, data)
 
 
+def note(file: Path | None, result: dict[str, Any]) -> None:
+    """Prints a result that stands for itself, and keeps it where there is a file."""
+    for name, value in result.items():
+        print(f"{name:24} {value}")
+    if file:
+        data = load(file)
+        data["campaigns"].append({"core": core(), "commit": commit("."), **result})
+        save(file, data)
+
+
 def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The sum of two totals."""
     result = dict(old)
