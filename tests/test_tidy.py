@@ -269,7 +269,7 @@ POLLS = {
 
 def test_tests_do_not_sleep() -> None:
     found = {}
-    real = {ROOT / "tests" / name for name in ("chaos", "torture", "life")}     # real time is their subject
+    real = {ROOT / "tests" / name for name in ("chaos", "torture", "life")}    # real time is theirs
     for path in (p for p in PYTHON if p.is_relative_to(ROOT / "tests") and p.parent not in real):
         if re.search(r"\b(?:time|asyncio) \. sleep \( (?!0 \))", " ".join(tokens(path))):
             found[name_of(path)] = 1
