@@ -11,6 +11,8 @@ import errno
 import logging
 import os
 import random
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from dengine import logs
@@ -31,6 +33,7 @@ TICK_S = 0.02  # elections are 20 ms apart, heartbeats 100 ms
 LOOK_S = 0.25  # between two looks at the connections
 CONNECT_S = 1.0  # time to connect and shake hands
 STRANGERS = 64  # accepted connections that have not shaken hands
+EVENTS = 32  # kept for /admin/status; older ones are in the log
 
 
 class Node:
@@ -42,6 +45,7 @@ class Node:
         self.loop = loop
         self.failed: asyncio.Future[None] = loop.create_future()
         self.on_role: list[Callable[[], None]] = []
+        self.events: deque[tuple[float, str]] = deque(maxlen=EVENTS)  # wall clock, what happened
         self._peers: dict[tuple[int, bool], Peer] = {}  # by slot; True: the second, for snapshots
         self._strangers: set[Peer] = set()
         self._dialling: list[asyncio.Task[None]] = []
@@ -178,6 +182,7 @@ class Node:
             leader = f"node {status['leader']} leads" if status["leader"] else "no leader known"
             level = logging.DEBUG if status["role"] == "precandidate" else logging.INFO
             log.log(level, "%s, %s", status["role"], leader)
+            self._note(f"{status['role']} in term {status['term']}, {leader}")
         for listener in self.on_role:
             listener()
 
@@ -211,7 +216,12 @@ class Node:
     def _tell(self) -> None:
         """What the core noticed, once."""
         while self.turn.notes:
-            log.warning("%s", self.turn.notes.pop(0))
+            note = self.turn.notes.pop(0)
+            log.warning("%s", note)
+            self._note(note)
+
+    def _note(self, what: str) -> None:
+        self.events.append((time.time(), what))
 
     async def _connect(self, peer: Peer, host: str, port: int) -> None:
         self._strangers.add(peer)  # first: its handshake may be over before this goes on
@@ -227,6 +237,7 @@ class Node:
         self._peers[slot, peer.bulk] = peer
         if not peer.bulk:
             log.info("connected to node %d", self.members[slot][0])
+            self._note(f"connected to node {self.members[slot][0]}")
 
     def _gone(self, peer: Peer) -> None:
         self._strangers.discard(peer)
@@ -235,6 +246,7 @@ class Node:
             del self._peers[key]
             if not peer.bulk:
                 log.info("lost the connection to node %d", self.members[peer.slot][0])
+                self._note(f"lost the connection to node {self.members[peer.slot][0]}")
         if peer.dialled and key in self._lost:
             self._lost[key].set()
 
@@ -319,4 +331,13 @@ class Node:
     def status(self) -> dict[str, Any]:
         """What /health shows."""
         return boot.status(self.turn) | {"ready": self.is_ready()}
+
+    def overview(self) -> dict[str, Any]:
+        """What /admin/status shows: the state, all members and what happened last."""
+        status = self.status()
+        connected = {self.id, *status["connected"]}
+        members = [{"id": node, "address": address.decode(), "connected": node in connected}
+                   for node, address in self.members]
+        return status | {"members": members, "events": [
+            {"at": at, "what": what} for at, what in self.events]}
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class Peer(ThreadingHTTPServer):
         self.health: dict[str, object] = {}
         self.requests: list[str] = []
         self.keys: list[str | None] = []        # their Idempotency-Keys
+        self.overview: dict[str, object] = {}   # /admin/status; an older node has none
         self.fail: Callable[[Handler], bool] = lambda _: False
 
 
@@ -62,8 +64,9 @@ class Handler(BaseHTTPRequestHandler):
         peer.keys.append(self.headers["Idempotency-Key"])
         if peer.fail(self):
             return
-        if self.path == "/health":
-            self.answer(200, json.dumps(peer.health).encode())
+        if self.path in ("/health", "/admin/status"):
+            said = peer.health if self.path == "/health" else peer.overview
+            self.answer(200 if said else 404, json.dumps(said).encode())
             return
         key = unquote_to_bytes(self.path.partition("?")[0].removeprefix("/kv/"))
         value, revision = peer.store.get(key, (b"", 0))
@@ -276,6 +279,35 @@ def test_status(peer, closed):
     assert [(n["node"], n["role"], n["term"], n["lag"], n["health"]) for n in nodes] == [
         (2, "leader", 3, 3, "ready")]  # fmt: skip
     assert dengine("status", "--health", closed).exit_code == 3
+
+
+def test_watch(peer, closed, monkeypatch):
+    """Redrawn at each look, with rates and the newest events, until Ctrl-C."""
+    state = {"node_id": 2, "role": "leader", "term": 3, "commit": 10, "applied": 10,
+             "ready": True, "lease_ms": 412, "counters": {"writes_waiting": 6}}
+    events = [{"at": 1.0, "what": "follower in term 3, node 1 leads"},
+              {"at": 2.0, "what": "leader in term 3, node 2 leads"}]
+    peer.overview = {**state, "members": [], "events": events}
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 1:
+            peer.overview |= {"commit": 30, "ready": False}
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    health = f"{peer.url},{closed}"
+    shown = dengine("status", "--watch", "--interval", "0.5", "--health", health,
+                    env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert looks == [0.5, 0.5]
+    for word in ("412", "leader in term 3", "node 2: not ready", "down: Connection refused"):
+        assert word in shown.output, shown.output
+    looks.clear()
+    lines = dengine("status", "--watch", "--json", "--health", health).output.splitlines()
+    assert [json.loads(line)[0]["commit"] for line in lines] == [30, 30]
 
 
 def test_config_check(tmp_path):

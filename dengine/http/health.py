@@ -38,6 +38,8 @@ class Node(Status, Protocol):
 
     async def transfer(self, to: int = 0) -> int: ...
 
+    def overview(self) -> dict[str, object]: ...
+
 
 class Health:
     """Answers by path; called by the event loop for each new connection."""
@@ -52,6 +54,8 @@ class Health:
             b"/replica": lambda bare: self.verdict(self.serves(node.is_replica), bare),
             b"/ready": lambda bare: self.verdict(self.serves(node.is_ready), bare),
             b"/health": lambda bare: self.health(bare),
+            b"/admin/status": lambda bare: answer(
+                200, "application/json", msgspec.json.encode(node.overview()), bare=bare),
             b"/metrics": lambda bare: answer(200, CONTENT_TYPE, self.metrics.text(), bare=bare),
         }
 

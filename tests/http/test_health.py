@@ -46,6 +46,9 @@ class FakeNode:
     async def transfer(self, to: int = 0) -> int:
         raise RequestError(f"node {to} is no voter")
 
+    def overview(self) -> dict[str, object]:
+        return self.status() | {"members": [], "events": []}
+
     async def hand_over(self) -> None:
         pass
 
@@ -89,6 +92,7 @@ def test_paths() -> None:
         assert (refused.status, refused.json["code"]) == (503, "no_snapshot")
         assert refused.json["detail"] == "no room"
         assert "POST" in (await ask(get(b"/admin/snapshot"))).json["detail"]
+        assert (await ask(get(b"/admin/status"))).json["events"] == []
         for to in (b"", b"?to=7"):
             refused = await ask(request(b"POST", b"/admin/transfer" + to))
             assert (refused.status, refused.json["code"]) == (400, "bad_transfer")
