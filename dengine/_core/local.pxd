@@ -23,6 +23,7 @@ cdef class LocalStore:
     cdef readonly Turn turn
     cdef bint usable            # False: closed, failed or forked; `refuse` says which
     cdef bint forked
+    cdef bint syncs             # DiskFirst: each write waits for the disk
     cdef object driver          # the Call whose thread waits for the flusher
     cdef unsigned long driving  # that thread
     cdef list waiting           # Calls that wait and do not drive
@@ -31,6 +32,7 @@ cdef class LocalStore:
     cdef Call write(self, uint8_t op, bytes command)
     cdef int wait(self, Call call) except -1
     cdef int drive(self, Call call) except -1
+    cdef bint flush_alone(self) except -1
     cdef int sleep_for(self, uint64_t number) except -1
     cdef int failed(self, Call call) except -1
     cdef int refuse(self) except -1

@@ -16,11 +16,13 @@ cdef extern from "<pthread.h>" nogil:
         pass
 
 cdef struct Ring:
-    # Single producer (the turn), single consumer (the worker). Slot i % JOBS.
+    # Single producer (the turn), one consumer at a time: whoever is `busy`, the worker as a rule.
+    # Slot i % JOBS.
     Job jobs[JOBS]
     uint64_t head               # submitted: written by the turn with release
     uint64_t started            # begun: written by the worker, sequentially consistent
-    uint64_t done               # finished: written by the worker with release
+    uint64_t done               # finished: written by the consumer with release
+    bint busy                   # under `lock`: somebody runs a job or refreshes the mark
     uint64_t taken              # taken back: the turn's own
     uint64_t hurry              # a late job need not wait: set by the turn, cleared by the worker
     uint64_t stop
@@ -29,7 +31,7 @@ cdef struct Ring:
     uint64_t idle_us            # after which marks are refreshed; 0: never
     const Io *io
     Marks *marks
-    pthread_mutex_t lock        # of `work` and `finished` only
+    pthread_mutex_t lock        # of `work`, `finished` and `busy` only
     pthread_cond_t work         # the turn submitted
     pthread_cond_t finished     # the worker finished; a Store call may wait for it
     pthread_t thread
@@ -38,6 +40,7 @@ cdef struct Ring:
 cdef class Worker:
     cdef Ring *ring
     cdef readonly bint started
+    cdef bint quiet                         # submit wakes nobody: who set it runs or kicks
 
     cdef int open(self, const Io *io, Marks *marks, uint64_t idle_us) except -1
     cdef int start(self, str name, int event_fd) except -1
@@ -60,6 +63,10 @@ cdef class Worker:
     # Until job `number` has finished, or for_us went by: 0 or non-zero. Call it without the GIL
     # where you can.
     cdef int wait(self, uint64_t number, uint64_t for_us) noexcept nogil
+    # The oldest job, in this thread instead of the worker's: saves two wake-ups. False: somebody
+    # is at it, or there is none. Without the GIL.
+    cdef bint run_here(self) noexcept nogil
+    cdef void kick(self) noexcept                       # the worker does what is left
     # The simulator, and a Worker that has no thread.
     cdef int run_one(self) except -1                    # 1: a job was run; 0: there is none
     cdef int run_inline(self) except -1

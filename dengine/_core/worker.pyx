@@ -69,15 +69,20 @@ cdef void brush_up(Ring *r) noexcept nogil:
             write(r.event_fd, &one, sizeof(one))
 
 
-cdef bint await_work(Ring *r, uint64_t done) noexcept nogil:
-    """Until the next job may run; refreshes the mark after a while of idleness. False: stop."""
+cdef bint await_work(Ring *r) noexcept nogil:
+    """Until the next job may run, which this thread is busy with then; refreshes the mark after a
+    while of idleness. False: stop."""
+    cdef uint64_t done
     cdef timespec deadline
     cdef Job *job
     cdef uint64_t now
     cdef bint ready = False, going = True
     pthread_mutex_lock(&r.lock)
     while going and not ready:
-        if load_acquire(&r.head) > done:
+        done = r.done
+        if r.busy:
+            pthread_cond_wait(&r.finished, &r.lock)
+        elif load_acquire(&r.head) > done:
             job = &r.jobs[done % JOBS]
             now = r.io.now_us(r.io.ctx)
             if (not job.late or now >= job.not_before_us or load_acquire(&r.hurry)
@@ -91,34 +96,41 @@ cdef bint await_work(Ring *r, uint64_t done) noexcept nogil:
         elif r.idle_us and r.marks.fresh and r.marks.fd >= 0:
             until(&deadline, r.idle_us)
             if (pthread_cond_timedwait(&r.work, &r.lock, &deadline)
-                    and load_acquire(&r.head) == done):
+                    and load_acquire(&r.head) == done == r.done and not r.busy):
+                r.busy = True
                 pthread_mutex_unlock(&r.lock)
                 brush_up(r)
                 pthread_mutex_lock(&r.lock)
+                r.busy = False
         else:
             pthread_cond_wait(&r.work, &r.lock)
+    r.busy = ready
     pthread_mutex_unlock(&r.lock)
     return going
 
 
+cdef void do_next(Ring *r) noexcept nogil:
+    """By who is busy."""
+    cdef uint64_t done = r.done, one = 1
+    cdef Job *job = &r.jobs[done % JOBS]
+    if job.late:
+        store_release(&r.hurry, 0)
+    store_release(&r.started, done + 1)
+    fence_full()                                    # has_started: what it published, run sees
+    run(job, r.io)
+    pthread_mutex_lock(&r.lock)
+    store_release(&r.done, done + 1)
+    r.busy = False
+    pthread_cond_broadcast(&r.finished)
+    pthread_mutex_unlock(&r.lock)
+    if r.event_fd >= 0:
+        write(r.event_fd, &one, sizeof(one))
+
+
 cdef void *loop(void *argument) noexcept nogil:
     cdef Ring *r = <Ring *>argument
-    cdef uint64_t done = r.done, one = 1
-    cdef Job *job
-    while await_work(r, done):
-        job = &r.jobs[done % JOBS]
-        if job.late:
-            store_release(&r.hurry, 0)
-        store_release(&r.started, done + 1)
-        fence_full()                                # has_started: what it published, run sees
-        run(job, r.io)
-        done += 1
-        pthread_mutex_lock(&r.lock)
-        store_release(&r.done, done)
-        pthread_cond_broadcast(&r.finished)
-        pthread_mutex_unlock(&r.lock)
-        if r.event_fd >= 0:
-            write(r.event_fd, &one, sizeof(one))
+    while await_work(r):
+        do_next(r)
     if r.idle_us:
         brush_up(r)
     return NULL
@@ -195,7 +207,7 @@ cdef class Worker:
         return job
 
     cdef uint64_t submit(self) noexcept:
-        if not self.started:
+        if not self.started or self.quiet:
             store_release(&self.ring.head, self.ring.head + 1)
             return self.ring.head
         pthread_mutex_lock(&self.ring.lock)
@@ -263,6 +275,25 @@ cdef class Worker:
             late = pthread_cond_timedwait(&self.ring.finished, &self.ring.lock, &deadline)
         pthread_mutex_unlock(&self.ring.lock)
         return late
+
+    cdef void kick(self) noexcept:
+        self.quiet = False
+        if self.started and self.ring.head != load_acquire(&self.ring.done):
+            pthread_mutex_lock(&self.ring.lock)
+            pthread_cond_signal(&self.ring.work)
+            pthread_mutex_unlock(&self.ring.lock)
+
+    cdef bint run_here(self) noexcept nogil:
+        cdef Ring *r = self.ring
+        cdef bint mine
+        pthread_mutex_lock(&r.lock)
+        mine = (not r.busy and load_acquire(&r.head) > r.done
+                and not r.jobs[r.done % JOBS].late)
+        r.busy |= mine
+        pthread_mutex_unlock(&r.lock)
+        if mine:
+            do_next(r)
+        return mine
 
     cdef int run_one(self) except -1:
         """The oldest job that was not run, in this thread: 1, or 0 when there is none."""
