@@ -38,7 +38,7 @@ cdef class Answers:
     cdef uint64_t next
     cdef uint64_t at                        # the next one that is written
     # At most `limit` results that lie in one piece; how many. 0: that was all.
-    cdef uint64_t take(self, uint64_t limit, const Kept **out) noexcept nogil
+    cdef uint64_t take(self, uint64_t limit, const Kept **out) noexcept
 
 
 cdef class Idempotency:

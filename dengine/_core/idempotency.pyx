@@ -26,7 +26,7 @@ cdef class Answers:
         for i in range(<uint64_t>CHUNKS):
             drop_chunk(self.chunks[i])
 
-    cdef uint64_t take(self, uint64_t limit, const Kept **out) noexcept nogil:
+    cdef uint64_t take(self, uint64_t limit, const Kept **out) noexcept:
         cdef uint64_t n = min(min(self.next - self.at, CHUNK - self.at % CHUNK), limit)
         if n:
             out[0] = &self.chunks[self.at // CHUNK % CHUNKS].kept[self.at % CHUNK]
