@@ -3,7 +3,7 @@
 #
 # A queue in the order of apply, in chunks, with a hash index by key. It is part of the replicated
 # state: what it holds, and when something goes, follows from the log alone. Time is replicated
-# (Machine.clock), and says before which time a result may go (`horizon`). Chunks are shared with
+# (Session.clock_ms), and says before which time a result may go (`horizon`). Chunks are shared with
 # the thread that writes a snapshot: what a pin covers is never written again.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -32,9 +32,8 @@ ctypedef struct Table:          # open addressing, linear probing
 
 
 cdef class Answers:
-    # What a snapshot holds: results `first` to `next` of the queue, pinned.
+    # What a snapshot holds: results `at` to `next` of the queue, pinned.
     cdef Chunk *chunks[CHUNKS]
-    cdef uint64_t first
     cdef uint64_t next
     cdef uint64_t at                        # the next one that is written
     # At most `limit` results that lie in one piece; how many. 0: that was all.
@@ -43,7 +42,9 @@ cdef class Answers:
 
 cdef class Idempotency:
     cdef Chunk *chunks[CHUNKS]              # by number of result / CHUNK, modulo CHUNKS
-    cdef Table tables[TABLES]               # by key[0]
+    cdef Table tables[TABLES]               # by hash
+    # of this process: who chooses the keys cannot choose where they collide
+    cdef uint64_t seed[2]
     cdef uint64_t first                     # the oldest result
     cdef uint64_t next                      # the number of the next one
     cdef uint64_t horizon_ms                # results of before may go
@@ -60,6 +61,7 @@ cdef class Idempotency:
     cdef Answers pin(self)
 
     # private
+    cdef uint64_t hash(self, const uint64_t *key) noexcept      # 32 bits
     cdef Kept *kept(self, uint64_t number) noexcept
     cdef int grow(self, Table *t) except -1
     cdef int forget(self, const Kept *k) noexcept

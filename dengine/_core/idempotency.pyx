@@ -1,6 +1,9 @@
 """Results by Idempotency-Key. See idempotency.pxd. It knows no log, no clock and no HTTP."""
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from dengine._core.fault cimport MUTANT
 from dengine._core.types cimport IDEMPOTENCY_MAX
@@ -36,6 +39,8 @@ cdef class Answers:
 
 cdef class Idempotency:
     def __cinit__(self):
+        cdef bytes seed = os.urandom(sizeof(self.seed))
+        memcpy(self.seed, PyBytes_AS_STRING(seed), sizeof(self.seed))
         self.first = self.next = 0
         self.horizon_ms = 0
         memset(self.chunks, 0, sizeof(self.chunks))
@@ -54,13 +59,17 @@ cdef class Idempotency:
     cdef inline Kept *kept(self, uint64_t number) noexcept:
         return &self.chunks[number // CHUNK % CHUNKS].kept[number % CHUNK]
 
+    cdef inline uint64_t hash(self, const uint64_t *key) noexcept:
+        return (key[0] * (self.seed[0] | 1) + key[1] * (self.seed[1] | 1)) >> 32
+
     cdef const Kept *find(self, const Command *c) noexcept:
-        cdef Table *t = &self.tables[c.idempotency[0] % TABLES]
+        cdef uint64_t h = self.hash(c.idempotency)
+        cdef Table *t = &self.tables[h % TABLES]
         cdef uint32_t i
         cdef Kept *k
         if t.count == 0:
             return NULL
-        i = <uint32_t>c.idempotency[1] & t.mask
+        i = <uint32_t>(h // TABLES) & t.mask
         while t.place[i]:
             k = self.kept(t.place[i] - 1)
             if k.key[0] == c.idempotency[0] and k.key[1] == c.idempotency[1]:
@@ -73,7 +82,8 @@ cdef class Idempotency:
         return self.next - self.first < IDEMPOTENCY_MAX
 
     cdef int add(self, const Kept *k) except -1:
-        cdef Table *t = &self.tables[k.key[0] % TABLES]
+        cdef uint64_t h = self.hash(k.key)
+        cdef Table *t = &self.tables[h % TABLES]
         cdef Chunk **chunk = &self.chunks[self.next // CHUNK % CHUNKS]
         cdef uint32_t i
         if chunk[0] == NULL:
@@ -84,7 +94,7 @@ cdef class Idempotency:
         if t.place == NULL or 4 * (t.count + 1) > 3 * (t.mask + 1):
             self.grow(t)
         self.kept(self.next)[0] = k[0]
-        i = <uint32_t>k.key[1] & t.mask
+        i = <uint32_t>(h // TABLES) & t.mask
         while t.place[i]:
             i = (i + 1) & t.mask
         t.place[i] = <uint32_t>(self.next % PLACES) + 1
@@ -100,7 +110,7 @@ cdef class Idempotency:
             raise MemoryError
         for i in range(0 if t.place == NULL else t.mask + 1):
             if t.place[i]:
-                j = <uint32_t>self.kept(t.place[i] - 1).key[1] & (size - 1)
+                j = <uint32_t>(self.hash(self.kept(t.place[i] - 1).key) // TABLES) & (size - 1)
                 while place[j]:
                     j = (j + 1) & (size - 1)
                 place[j] = t.place[i]
@@ -122,8 +132,9 @@ cdef class Idempotency:
 
     cdef int forget(self, const Kept *k) noexcept:
         """Out of the index; what stands behind it closes the gap."""
-        cdef Table *t = &self.tables[k.key[0] % TABLES]
-        cdef uint32_t i = <uint32_t>k.key[1] & t.mask, j, home
+        cdef uint64_t h = self.hash(k.key)
+        cdef Table *t = &self.tables[h % TABLES]
+        cdef uint32_t i = <uint32_t>(h // TABLES) & t.mask, j, home
         while t.place[i] != <uint32_t>(self.first % PLACES) + 1:
             i = (i + 1) & t.mask
         j = i
@@ -131,7 +142,7 @@ cdef class Idempotency:
             j = (j + 1) & t.mask
             if t.place[j] == 0:
                 break
-            home = <uint32_t>self.kept(t.place[j] - 1).key[1] & t.mask
+            home = <uint32_t>(self.hash(self.kept(t.place[j] - 1).key) // TABLES) & t.mask
             if (j - home) & t.mask >= (j - i) & t.mask:
                 t.place[i] = t.place[j]
                 i = j
@@ -142,7 +153,7 @@ cdef class Idempotency:
     cdef Answers pin(self):
         cdef Answers out = Answers()
         cdef uint64_t i
-        out.first = out.at = self.first
+        out.at = self.first
         out.next = self.next
         for i in range(self.first // CHUNK, (self.next + CHUNK - 1) // CHUNK):
             add_relaxed(&self.chunks[i % CHUNKS].refs, 1)

@@ -3,21 +3,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.clusters import done, followers
-from tests.sim import history
-from tests.sim.views import decode_command
+from tests.core.clusters import agreed, done, followers
 
 MS, SECOND = 1000, 1_000_000
 OK, MISMATCH, KEYS_FULL = 0, 8, 9
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
-
-
-def agreed(c):
-    """All nodes have one state and the same results, and they are what the log says."""
-    assert c.run_until(c.settled, 10 * SECOND)
-    replay = history.check(c.commands(), c.clients)
-    assert all(c.items(i) == replay.state and c.same_results(i, 0) for i in range(len(c.nodes)))
-    return replay
 
 
 def again(c, node, key=b"key", value=b"v"):
@@ -134,4 +124,3 @@ def test_ticks_carry_ever_later_times(make):
     assert times == sorted(times)
     assert 20 <= len(times) <= 31, "ten a second at most"
     assert times[-1][0] <= 3000
-    assert decode_command(next(p for _, p in c.commands() if isinstance(p, bytes)))

@@ -5,8 +5,7 @@ import struct
 
 import pytest
 
-from tests.core.clusters import done, followers
-from tests.sim import history
+from tests.core.clusters import agreed, done, followers
 from tests.sim.views import build_frame, decode_command
 
 MS, SECOND = 1000, 1_000_000
@@ -14,14 +13,6 @@ OK, NOT_PROPOSED, UNKNOWN = 0, 3, 4
 FORWARD = 7
 STAMP = 1           # offset in a command of session, sequence and floor
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
-
-
-def agreed(c):
-    """All nodes have one state, and it is what a plain replay of the log says."""
-    assert c.run_until(c.settled, 10 * SECOND)
-    replay = history.check(c.commands(), c.clients)
-    assert all(c.items(i) == replay.state and c.same_results(i, 0) for i in range(3))
-    return replay
 
 
 @STRATEGIES
