@@ -1,14 +1,17 @@
 """The embedded Store against lmdb and sqlite: nanoseconds per call, in one run, on disk and tmpfs.
 
 All are measured in turns, A B C A B C; medians, ratios and their spread are printed. DiskFirst is
-compared with lmdb and sqlite (WAL, synchronous=FULL) that sync each transaction, MemFirst with
-those that do not; both put once per transaction. lmdb reads twice: in a transaction for each get,
-which sees the newest value as a Store does, and in one that stays open, which does not. The puts of
-100 threads are compared with those of one thread of lmdb, which takes one writer. What limits it: a
-Python loop around each call (about 20 ns, in all of them); the processor's caches, for keys are
-read in random order (more --keys: slower); and with DiskFirst the disk.
+compared with lmdb and sqlite (synchronous=FULL) that sync each transaction, MemFirst with those
+that do not; all put once per transaction. sqlite is measured with WAL, which syncs once as we do,
+and with the rollback journal it comes with. lmdb reads twice: in a transaction for each get, which
+sees the newest value as a Store does, and in one that stays open, which does not. The puts of 100
+threads, and of 100 tasks of an Engine, are compared with those of one thread of lmdb, which takes
+one writer. What limits it: a Python loop around each call (about 20 ns, in all of them); the
+processor's caches, for keys are read in random order (more --keys: slower); the interpreter's lock,
+which 100 threads hand to each other; and with DiskFirst the disk.
 """
 
+import asyncio
 import math
 import os
 import random
@@ -17,7 +20,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import lmdb
+import uvloop
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -34,39 +38,66 @@ from benchmarks.common import arguments, console, machine, report, scratch, tabl
 from dengine.config import Strategy
 
 MAP_BYTES = 4 << 30             # of lmdb's sparse file
-THREADS = 100
-EACH = 2                        # times that each of these threads puts all keys it is given
+AT_ONCE = 100                   # threads or tasks
+EACH = 2                        # times that each of these puts all keys it is given
 TMPFS = Path("/dev/shm")
-PUT, GET, OPEN_GET, MANY = "put", "get", "get, open txn", f"put, {THREADS} threads"
+PUT, GET, OPEN_GET = "put", "get", "get, open txn"
+THREADS, TASKS = f"put, {AT_ONCE} threads", f"put, {AT_ONCE} tasks"
 # times as fast as the peer, on the disk
 GOALS = {
-    ("DiskFirst", PUT): {"lmdb": 2.0, "sqlite": 2.0}, ("DiskFirst", MANY): {"lmdb": 25.0},
+    ("DiskFirst", PUT): {"lmdb": 2.0, "sqlite": 2.0},
+    ("DiskFirst", THREADS): {"lmdb": 25.0}, ("DiskFirst", TASKS): {"lmdb": 25.0},
     ("MemFirst", PUT): {"lmdb": 1.5}, ("MemFirst", GET): {"lmdb": 3.0},
 }
-Calls = dict[str, Callable[[list[bytes]], int | None]]     # each calls once per key
+Call = Callable[[Sequence[bytes]], int | None]      # once per key, or as often as it says
+Calls = dict[str, Call]
 
 
 @contextmanager
 def dengine_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
     with dengine.open(path, strategy=strategy) as store:
 
-        def put(keys: list[bytes]) -> None:
+        def put(keys: Sequence[bytes]) -> None:
             for key in keys:
                 store[key] = value
 
-        def get(keys: list[bytes]) -> None:
+        def get(keys: Sequence[bytes]) -> None:
             for key in keys:
                 store[key]
 
-        def many(keys: list[bytes]) -> int:
-            threads = [threading.Thread(target=put, args=(keys * EACH,)) for _ in range(THREADS)]
-            for thread in threads:
+        def threads(keys: Sequence[bytes]) -> int:
+            all_ = [threading.Thread(target=put, args=([*keys] * EACH,)) for _ in range(AT_ONCE)]
+            for thread in all_:
                 thread.start()
-            for thread in threads:
+            for thread in all_:
                 thread.join()
-            return THREADS * EACH * len(keys)
+            return AT_ONCE * EACH * len(keys)
 
-        yield {PUT: put, MANY: many, GET: get, OPEN_GET: get}
+        yield {PUT: put, THREADS: threads, GET: get, OPEN_GET: get}
+
+
+@contextmanager
+def engine_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        engine = dengine.Engine.open(path, overrides={"raft.persistence.strategy": strategy})
+        runner.run(engine.start())
+
+        async def put(keys: Sequence[bytes]) -> None:
+            for _ in range(EACH):
+                for key in keys:
+                    await engine.put(key, value)
+
+        async def all_(keys: Sequence[bytes]) -> None:
+            await asyncio.gather(*(put(keys) for _ in range(AT_ONCE)))
+
+        def tasks(keys: Sequence[bytes]) -> int:
+            runner.run(all_(keys))
+            return AT_ONCE * EACH * len(keys)
+
+        try:
+            yield {TASKS: tasks}
+        finally:
+            runner.run(engine.close())
 
 
 @contextmanager
@@ -74,36 +105,38 @@ def lmdb_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
     sync = strategy == "DiskFirst"
     with lmdb.open(str(path), map_size=MAP_BYTES, sync=sync, metasync=sync) as environment:
 
-        def put(keys: list[bytes]) -> None:
+        def put(keys: Sequence[bytes]) -> None:
             for key in keys:
                 with environment.begin(write=True) as transaction:
                     transaction.put(key, value)
 
-        def get(keys: list[bytes]) -> None:
+        def get(keys: Sequence[bytes]) -> None:
             for key in keys:
                 with environment.begin() as transaction:
                     transaction.get(key)
 
-        def get_open(keys: list[bytes]) -> None:
+        def get_open(keys: Sequence[bytes]) -> None:
             with environment.begin() as transaction:
                 for key in keys:
                     transaction.get(key)
 
-        yield {PUT: put, MANY: put, GET: get, OPEN_GET: get_open}
+        yield {PUT: put, THREADS: put, TASKS: put, GET: get, OPEN_GET: get_open}
 
 
 @contextmanager
-def sqlite_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
+def sqlite_calls(
+    path: Path, strategy: Strategy, value: bytes, journal: str = "WAL"
+) -> Iterator[Calls]:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA journal_mode = {journal}")
         connection.execute(f"PRAGMA synchronous = {'FULL' if strategy == 'DiskFirst' else 'OFF'}")
         connection.execute("CREATE TABLE kv (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
 
-        def put(keys: list[bytes]) -> None:
+        def put(keys: Sequence[bytes]) -> None:
             for key in keys:
                 connection.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (key, value))
 
-        def get(keys: list[bytes]) -> None:
+        def get(keys: Sequence[bytes]) -> None:
             for key in keys:
                 connection.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
 
@@ -111,7 +144,8 @@ def sqlite_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls
 
 
 OURS = "dengine"
-CONTENDERS = {OURS: dengine_calls, "lmdb": lmdb_calls, "sqlite": sqlite_calls}
+ROLLBACK = "sqlite, rollback"
+CONTENDERS = [OURS, "lmdb", "sqlite", ROLLBACK]
 
 
 @dataclass
@@ -140,7 +174,7 @@ class Row:
                          for p, g in goals.items() if p in self.ns)
 
 
-def ns_per_call(call: Callable[[list[bytes]], object], keys: list[bytes], seconds: float) -> float:
+def ns_per_call(call: Call, keys: Sequence[bytes], seconds: float) -> float:
     """Over whole slices of the keys, for at least `seconds`. A call that makes more or less than
     one for each key says how many."""
     calls = made = 0
@@ -188,14 +222,17 @@ def resources(options: Namespace, directory: Path, strategy: Strategy) -> dict[s
 def compare(options: Namespace, place: str, directory: Path, strategy: Strategy) -> list[Row]:
     keys = [f"k{i:07d}".encode() for i in range(options.keys)]
     value = bytes(options.value_bytes)
-    names = [n for n in CONTENDERS if n in options.peers.split(",") or n == OURS]
+    names = [n for n in CONTENDERS if n.split(",")[0] in options.peers.split(",") or n == OURS]
     rows: dict[str, Row] = {}
     with (
         dengine_calls(directory / OURS, strategy, value) as ours,
         lmdb_calls(directory / "lmdb", strategy, value) as theirs,
+        engine_calls(directory / "engine", strategy, value) as engine,
         sqlite_calls(directory / "sqlite", strategy, value) as others,
+        sqlite_calls(directory / "rollback", strategy, value, "DELETE") as rollback,
     ):
-        calls = {OURS: ours, "lmdb": theirs, "sqlite": others}
+        ours |= engine
+        calls = {OURS: ours, "lmdb": theirs, "sqlite": others, ROLLBACK: rollback}
         for name in names:                      # each key exists before anything is measured
             calls[name][PUT](keys[:1000] if strategy == "DiskFirst" else keys)
         if strategy == "DiskFirst":
@@ -209,7 +246,7 @@ def compare(options: Namespace, place: str, directory: Path, strategy: Strategy)
                         before, began = device_bytes(directory), time.perf_counter()
                         row.ns.setdefault(name, []).append(
                             ns_per_call(calls[name][op], keys, options.seconds))
-                        if name == OURS and op in (PUT, MANY):
+                        if name == OURS and op in (PUT, THREADS, TASKS):
                             row.device = (device_bytes(directory) - before) / (
                                 time.perf_counter() - began)
     return list(rows.values())
@@ -239,7 +276,8 @@ def main() -> None:
     shown = table(
         f"Store, lmdb {lmdb.__version__} and sqlite {sqlite3.sqlite_version}, values of "
         f"{options.value_bytes} B, {options.keys} keys of 8 B",
-        "-strategy", "-operation", "-on", "ns", "MB/s", "times lmdb", "times sqlite", "-goal",
+        "-strategy", "-operation", "-on", "ns", "MB/s", "times lmdb", "times sqlite",
+        "with rollback", "-goal",
     )
     notes = []
     rows: list[Row] = []
@@ -258,7 +296,7 @@ def main() -> None:
         shown.add_row(
             row.strategy, row.op, row.place, f"{median(row.ns[OURS]):,.0f}",
             "" if math.isnan(row.device) else f"{row.device / 1e6:.1f}", row.shown("lmdb"),
-            row.shown("sqlite"), row.goal)
+            row.shown("sqlite"), row.shown(ROLLBACK), row.goal)
     console.print(shown, *notes, machine(), sep="\n")
     figures: list[dict[str, Any]] = [
         {"strategy": r.strategy, "op": r.op, "place": r.place, "ns": r.ns, "device": r.device}
