@@ -59,6 +59,10 @@ def take_snapshot(cluster: Cluster, node: int) -> int:
     return max((cluster.nodes[node].data / "snapshot").glob("*.snap")).stat().st_size
 
 
+def health(cluster: Cluster, node: int) -> dict[str, Any]:
+    return dict(request(cluster.nodes[node].health, "GET", "/health").json())
+
+
 def load(options: Namespace) -> Load:
     return Load("put", options.clients, SLICE_S, keys=2000)
 
@@ -126,7 +130,8 @@ def main() -> None:
         figures = [undisturbed(cluster, leader, first, options)]
         cluster.wait_caught_up(first, INSTALL_S)
         cluster.kill(second)
-        for _ in range(2):
+        away = health(cluster, leader)["last"]
+        while health(cluster, leader)["first"] <= away:     # until no log reaches back so far
             measure(cluster.nodes[leader].http, load(options))
             size = take_snapshot(cluster, leader)
         figures.append(interrupted(cluster, second, size))

@@ -236,6 +236,31 @@ def test_one_sync_serves_all_who_wait(tmp_path: Path) -> None:
         assert boot.status(store.turn)["counters"]["syncs"] - before < 250
 
 
+SLOW_THREAD = """
+import sys, threading
+import dengine
+with dengine.open(sys.argv[1], strategy=sys.argv[2]) as s:
+    s["a"] = "1"
+    begin, begins, written = s.turn.on_snapshot, threading.Event(), threading.Event()
+    def slowly(work):
+        begins.set()
+        print(written.wait(10))
+        begin(work)
+    s.turn.on_snapshot = slowly
+    thread = threading.Thread(target=s.snapshot)
+    thread.start()
+    begins.wait()
+    s["b"] = "2"
+    written.set()
+    thread.join()
+"""
+
+
+def test_writes_wait_for_no_thread_that_starts(tmp_path: Path, strategy: Any) -> None:
+    """A snapshot's thread starts outside of the turn, which others run meanwhile."""
+    assert finish(child(SLOW_THREAD, tmp_path / "s", strategy)) == (0, "True\n", "")
+
+
 # ---------------------------------------------------------------------------------------- crashes
 WRITER = """
 import os, random, sys

@@ -17,6 +17,9 @@ cdef extern from "<semaphore.h>" nogil:
     int sem_post(sem_t *)
     int sem_timedwait(sem_t *, const timespec *)
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
 cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
@@ -203,6 +206,9 @@ cdef class LocalStore:
                 self.turn.flusher.kick()
                 self.sleep_for(number)
             self.turn.flusher.quiet = self.syncs and not self.waiting
+            if unlikely(self.turn.in_turn):     # of another thread, which needs the GIL to end it
+                with nogil:
+                    sched_yield()
             self.turn.run()
         return 0
 

@@ -92,6 +92,8 @@ cdef class Turn(Upkeep):
         self.last_us = self.io.now_us(self.io.ctx)
         end_watch(&self.watch, self.io, self.last_us - now, self.log.blocked_us)
         self.notice_role()
+        if unlikely(self.begun):
+            self.start_works()
         FAILPOINT(b"turn.tell")
         if self.results.deliver() and self.on_results is not None:
             self.on_results()

@@ -24,8 +24,10 @@ cdef class Upkeep(Requests):
     cdef uint32_t promise_ms
     cdef list bulks                         # Link or None, by slot: second connections
     cdef list bulk_boxes                    # Outbox, by slot
-    # called with a Work: a thread is to step it, then to call snapshot_ended with it; or None
+    # called with a Work: a thread is to step it, then to call snapshot_ended with it; or None.
+    # After the turn that began it: to start a thread waits for it, and lets others run meanwhile.
     cdef public object on_snapshot
+    cdef list begun                         # Works that on_snapshot has not been called with
 
     cdef int schedule(self) except -1       # a turn runs soon
     cdef int slot_by_id(self, uint64_t node) noexcept
@@ -37,6 +39,7 @@ cdef class Upkeep(Requests):
     cdef int fetch_piece(self) except -1
     cdef int send_piece(self, const Job *job) except -1
     cdef int begin_load(self) except -1
+    cdef int start_works(self) except -1
     cdef int install(self, uint64_t now_us) except -1
     # The configuration in the log or in a snapshot, n bytes at payload, acts from now on.
     cdef int adopt(self, const char *payload, size_t n) except -1

@@ -23,6 +23,7 @@ cdef class Upkeep(Requests):
     def __cinit__(self):
         self.bulks = [None] * MAX_MEMBERS
         self.bulk_boxes = [Outbox() for _ in range(MAX_MEMBERS)]
+        self.begun = []
 
     cdef int schedule(self) except -1:
         raise NotImplementedError
@@ -98,7 +99,12 @@ cdef class Upkeep(Requests):
         self.checkpoint.begin(&h, self.kv, engine_encode(self.config_index, &self.members,
                                                          self.session),
                               self.session.idempotency.pin(), self.log.bytes_written)
-        self.on_snapshot(self.checkpoint.writer)
+        self.begun.append(self.checkpoint.writer)
+        return 0
+
+    cdef int start_works(self) except -1:
+        while self.begun:
+            self.on_snapshot(self.begun.pop(0))
         return 0
 
     cdef int compact(self) except -1:
@@ -156,7 +162,7 @@ cdef class Upkeep(Requests):
     cdef int begin_load(self) except -1:
         """All of the snapshot is here: a thread verifies it and makes a store of it."""
         if self.on_snapshot is not None:
-            self.on_snapshot(self.transfer.load())
+            self.begun.append(self.transfer.load())
         return 0
 
     cdef int install(self, uint64_t now_us) except -1:
