@@ -60,7 +60,7 @@ def take_snapshot(cluster: Cluster, node: int) -> int:
 
 
 def health(cluster: Cluster, node: int) -> dict[str, Any]:
-    return dict(request(cluster.nodes[node].health, "GET", "/health").json())
+    return dict(request(cluster.nodes[node].health, "GET", "/health").json)
 
 
 def load(options: Namespace) -> Load:

@@ -230,8 +230,11 @@ class Directory:
         try:
             if isinstance(work, SnapshotWriter):  # the other kind is on the disk already
                 self._look_for_room()
+            used = time.thread_time()
             while not self._closing and work.step():
-                pass
+                # Half of one processor at most, a step at a time: whoever serves waits for no more.
+                time.sleep(time.thread_time() - used)
+                used = time.thread_time()
         except (Error, OSError) as error:
             log.warning("a snapshot of entry %d came to nothing: %s", work.index, error)
         finally:

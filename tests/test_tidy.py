@@ -25,10 +25,10 @@ LAYERS = """
     _core.kernel _core.flush _core.watch
     _core.worker
     _core.meta _core.terms _core.tree _core.quorum _core.consensus _core.idempotency
-    _core.segments _core.replicate _core.kv _core.items
+    _core.segments _core.replicate _core.kv _core.items _core.wire
     _core.log _core.raft _core.snapshot
     _core.transfer _core.examine
-    _core.wire _core.recovery _core.session
+    _core.recovery _core.session
     _core.checkpoint
     _core.apply _core.reads
     _core.requests

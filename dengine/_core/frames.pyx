@@ -385,7 +385,7 @@ cdef object on_fetch(Turn turn, int slot, const Frame *f):
     cdef PieceFields p
     if piece_decode(f, &p) or p.size:
         return "a request for a snapshot with fields that do not fit"
-    turn.transfer.read(slot, turn.peers[slot].bulk_number, p.index, p.header_crc, p.offset)
+    turn.transfer.ask(slot, turn.peers[slot].bulk_number, &p)
     return None
 
 

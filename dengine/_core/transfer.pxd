@@ -12,6 +12,7 @@ from dengine._core.kv cimport KV
 from dengine._core.idempotency cimport Idempotency
 from dengine._core.snapshot cimport SnapshotReader
 from dengine._core.types cimport MAX_MEMBERS, Io, Job, Work
+from dengine._core.wire cimport PieceFields
 from dengine._core.worker cimport Worker
 
 cdef enum:
@@ -38,6 +39,8 @@ ctypedef struct Source:         # the file that a follower reads from
     int fd                      # -1: none
     uint64_t index
     bint reading
+    PieceFields asked           # the piece that it waits for, where its bit of `asking` is set
+    uint64_t number             # of the connection that asks
 
 
 cdef class Loader(Work):
@@ -65,6 +68,9 @@ cdef class Transfer:
     cdef Worker preparer
     # the leader's side
     cdef Source sources[MAX_MEMBERS]
+    cdef uint32_t asking                    # slots
+    cdef uint64_t next_us                   # when the next piece may be read, while
+    cdef uint64_t last                      # other entries than this one are the last
     # the follower's side
     cdef Offer offer                        # index 0: nothing is on its way
     cdef int fd                             # of the part; -1
@@ -83,9 +89,10 @@ cdef class Transfer:
     cdef int open(self, const Io *io, bytes directory, list names, uint64_t cluster,
                   Worker preparer) except -1
     cdef int close(self) except -1
-    # The leader's side. A piece of this file is read; False: there is no such file, or no room.
-    cdef bint read(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
-                   uint64_t offset) except -1
+    # The leader's side. Over connection `number` to the node of that slot comes this request.
+    cdef int ask(self, int slot, uint64_t number, const PieceFields *asked) noexcept
+    # Each turn: reads one piece that was asked for; the log ends at `last`.
+    cdef int serve(self, uint64_t now_us, uint64_t last) except -1
     # Borrowed from the job; NULL: it failed.
     cdef Piece *was_read(self, const Job *job) noexcept
     cdef int let_go(self, int slot) noexcept                # of a file, which may be unlinked now
@@ -100,6 +107,9 @@ cdef class Transfer:
     cdef int ended(self, bint complete, uint64_t now_us) except -1      # the loader is done
     cdef int forget(self) except -1                             # the transfer is over
 
+    # False: there is no such file, or no room for a job.
+    cdef bint read(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
+                   uint64_t offset) except -1
     cdef int begin(self, const Offer *offer) except -1
     cdef bint failed(self, int error, uint64_t now_us) except -1
     cdef uint64_t resumed(self) noexcept

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset, strerror
 from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.snapshot cimport SnapshotHeader
 from dengine._core.types cimport (JOB_READ, JOB_SYNC, JOB_WRITE, PAGE, PIECE, PIECE_AGAIN_US,
-                                  SNAPSHOT_RETRY_US, SNAPSHOT_SYNC)
+                                  PIECE_EVERY_US, SNAPSHOT_RETRY_US, SNAPSHOT_SYNC)
 
 from os import fsdecode
 
@@ -126,6 +126,30 @@ cdef class Transfer:
         return 0
 
     # -------------------------------------------------------------------------------- the leader
+    cdef int ask(self, int slot, uint64_t number, const PieceFields *asked) noexcept:
+        self.sources[slot].number = number
+        self.sources[slot].asked = asked[0]
+        self.sources[slot].asked.bytes = NULL           # it has none
+        self.asking |= <uint32_t>1 << slot
+        return 0
+
+    cdef int serve(self, uint64_t now_us, uint64_t last) except -1:
+        """A piece takes the time of many writes: where there are any, pieces are spread out."""
+        cdef const PieceFields *asked
+        cdef int slot
+        if now_us < self.next_us and last != self.last:
+            return 0
+        for slot in range(MAX_MEMBERS):
+            if self.asking >> slot & 1:
+                self.asking &= ~(<uint32_t>1 << slot)
+                self.next_us = now_us + PIECE_EVERY_US
+                self.last = last
+                asked = &self.sources[slot].asked
+                self.read(slot, self.sources[slot].number, asked.index, asked.header_crc,
+                          asked.offset)
+                break
+        return 0
+
     cdef bint read(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
                    uint64_t offset) except -1:
         cdef Source *s = &self.sources[slot]

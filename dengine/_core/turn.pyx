@@ -74,6 +74,8 @@ cdef class Turn(Upkeep):
                 if self.skip_ticks == 0:
                     self.tick(now)
                 self.take_inbox(now)
+                if unlikely(self.transfer.asking):
+                    self.transfer.serve(now, self.raft.last)
                 more = self.ready(now) and self.ready(now)
                 more |= self.apply()
                 if unlikely(self.checkpoint.due(self.machine.applied, self.log.bytes_written, now)):

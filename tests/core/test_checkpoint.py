@@ -252,6 +252,12 @@ def test_parts_of_other_snapshots_go(make):
     assert not [n for n in c.nodes[node].disk.names(SNAPSHOTS) if n.endswith(".part")]
 
 
+def test_pieces_are_spread_out_while_there_are_writes():
+    idle = [(us, 7) for us in (1000, 1100, 1200)]
+    busy = [(1300, 8), (3600, 9), (3700, 10), (6190, 11), (6200, 12)]
+    assert views.served(idle + busy) == [True, True, True, False, False, True, False, True]
+
+
 def test_a_node_alone_keeps_no_log_for_others(make):
     c = make(1, snapshot_keep_bytes=1 << 30)
     write(c, 200)

@@ -8,12 +8,16 @@ from dengine._core.codec cimport (REGISTER, Command, Members, command_decode, en
                                   fill_member, members_decode, padded, record_check,
                                   record_encode)
 from dengine._core.consensus cimport Message
+from dengine._core.kernel cimport kernel
 from dengine._core.quorum cimport Config, quorum_has, quorum_value
 from dengine._core.request cimport under
 from dengine._core.terms cimport Terms
+from dengine._core.transfer cimport Transfer
 from dengine._core.types cimport MAX_MEMBERS, RECORD_HEADER
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_HELLO, FRAME_OK, Frame, Hello, Outbox,
-                                 append_decode, frame_check, hello_decode, message_decode)
+                                 PieceFields, append_decode, frame_check, hello_decode,
+                                 message_decode)
+from dengine._core.worker cimport Worker
 
 
 # --------------------------------------------------------------------------- commands and records
@@ -137,6 +141,21 @@ def build_frame(uint8_t kind, uint8_t flags, uint64_t term, bytes body not None)
     box.put(PyBytes_AS_STRING(body), len(body))
     box.end()
     return PyBytes_FromStringAndSize(box.data, box.size)
+
+
+def served(list turns not None):
+    """Turns of a leader of which a follower asks the next piece of a snapshot each time, as (now in
+    us, last entry): in which of them is one read?"""
+    cdef Transfer t = Transfer()
+    cdef PieceFields asked
+    cdef list out = []
+    memset(&asked, 0, sizeof(asked))
+    t.open(kernel(), b"/nowhere", [], 1, Worker())
+    for now_us, last in turns:
+        t.ask(1, 1, &asked)
+        t.serve(now_us, last)
+        out.append(t.asking == 0)
+    return out
 
 
 # --------------------------------------------------------------------------------- quorums, terms
