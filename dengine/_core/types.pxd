@@ -53,8 +53,8 @@ cdef enum:
     SNAPSHOT_SYNC = 8 << 20     # bytes written between two syncs: syncs of the log wait for them
     SNAPSHOTS = 2               # kept: if the newest is damaged, there is one more
     SNAPSHOT_RETRY_US = 10000000    # after one that the disk did not take: it may be full for long
-    PIECE = 512 << 10           # bytes of a snapshot in one frame: no turn reads or sends more
-    PIECE_EVERY_US = 2500       # between two while there are writes: 200 MB/s
+    PIECE = 256 << 10           # bytes of a snapshot in one frame: no turn reads or sends more
+    PIECE_EVERY_US = 2500       # between two while there are writes: 100 MB/s
     PIECE_AGAIN_US = 1000000    # one that did not come is asked for again: longer than a slow disk
 
 
