@@ -341,11 +341,13 @@ cdef class Nodes(Events):
         """A node that meets an error of its disk ends; any other end is a violation."""
         why = node.turn.failed
         self.tell(f"node {node.index + 1} stops: {why}")
-        if node.index not in self.broken or not isinstance(why, StorageError):
+        full = node.turn.alone and node.disk.state.space != <uint64_t>-1 and (
+            node.turn.raft.noop == 0)           # nothing in reserve, and no room to begin a term
+        if not (node.index in self.broken or full) or not isinstance(why, StorageError):
             if isinstance(why.__cause__, Violation):
                 raise why.__cause__
             raise Violation(f"node {node.index + 1} stopped: {why!r}")
-        self.count("stopped by its disk")
+        self.count("no room to begin a term" if full else "stopped by its disk")
         self.checks.dies(node.index, node.turn, node.index in self.lying)
         forget_life(node.disk.state)
         self.bury(node)

@@ -230,7 +230,8 @@ class Run:
     def _lose_meta(self, node: int, fault: Fault) -> None:
         """Its log stays; the others say in which term it may go on."""
         c = self.cluster
-        if c.well() and node not in c.broken and c.synced(node):
+        if c.well() and node not in c.broken and c.synced(node) and all(
+                s["formed"] for s in c.states()):           # else nobody can say which terms were
             c.kill(node) if fault.other & 1 else c.stop(node)
             c.lose_meta(node, fault.other // 4 % (8 * SLOT), bool(fault.other & 2))
             self.voteless = node
