@@ -16,7 +16,7 @@ from tests.sim.nodes import ROLES
 CONNECT_US = 50_000             # mean time until a lost connection is tried again
 STRAGGLER = 400                 # one message in so many takes fifty times as long
 KINDS = ("", "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-         "granted", "ping", "bye", "offer", "fetch", "piece")
+         "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now")
 
 
 cdef class MemLink(Link):
