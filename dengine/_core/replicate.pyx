@@ -101,7 +101,7 @@ cdef class Replication:
         if m.round > p.heard and m.round <= self.round:
             p.heard = m.round
             self.confirm(now_us)
-        if unlikely(self.full_slots or m.flags & FULL):
+        if unlikely(self.full_slots or m.flags & FULL or p.packed):
             self.note_room(m, slot)
         if m.flags & DIVERGED:
             self.on_diverged(p)

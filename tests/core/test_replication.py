@@ -25,6 +25,8 @@ from tests.core.bare_rafts import (
 )
 from tests.sim.bare import BareRaft, Msg
 
+FULL, PACKED = 32, 64         # flags of HEARD
+
 
 def test_the_first_sending_of_a_leader_probes_at_its_last_entry():
     raft = BareRaft(log=[1, 1], term=1)
@@ -257,3 +259,18 @@ def test_a_leader_told_so_by_a_majority_steps_down_for_good():
     raft.step(HEARD, 3, 1, round=raft.round, flags=REJECTED | DIVERGED)
     assert (raft.role, raft.diverged) == ("follower", True)
     assert raft.campaigns() == []
+
+
+def test_a_follower_that_has_room_again_gets_entries_again():
+    """What it answered to rounds before the leader heard of its full disk proves nothing, and must
+    not be taken for the last word either."""
+    raft = serving()
+    for _ in range(3):                          # rounds in flight
+        raft.tick(HEARTBEAT_MS)
+    older = raft.round - 1
+    raft.step(HEARD, 2, raft.term, index=raft.last, round=older - 1, flags=FULL | PACKED)
+    raft.step(HEARD, 2, raft.term, index=raft.last, round=older)
+    raft.tick(HEARTBEAT_MS)
+    raft.step(HEARD, 2, raft.term, index=raft.last, round=raft.round)
+    sent = only(raft.propose(1), "append")
+    assert [m.count for m in sent if m.to == 2] == [1]
