@@ -54,11 +54,12 @@ torture: $(BUILT_TESTS) $(INSTALLED) ## power cuts, kill -9, bad files: MINUTES=
 		$(if $(FROM),--from $(FROM)) $(if $(ONLY),--only "$(ONLY)") \
 		--evidence $(EVIDENCE)/torture.json
 
-life: $(BUILT_TESTS) $(INSTALLED) ## leaders that die, are stopped, are cut off: what clients see
+life: $(BUILT_TESTS) $(INSTALLED) ## leaders that die or are cut off, members that come and go
 	$(RUN) -m tests.life.once --evidence $(EVIDENCE)/life.json
 	$(RUN) -m tests.life.once --nginx --evidence $(EVIDENCE)/life.json
 	$(RUN) -m tests.life.handover --evidence $(EVIDENCE)/life.json
 	$(RUN) -m tests.life.isolate --evidence $(EVIDENCE)/life.json
+	$(RUN) -m tests.life.members --evidence $(EVIDENCE)/life.json
 
 sim: $(BUILT_TESTS) $(INSTALLED) ## simulated clusters: SEEDS= FROM= WORKERS= MINUTES= SEED= TRACE=1
 	$(RUN) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \

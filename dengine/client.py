@@ -26,7 +26,7 @@ ERRORS: dict[str | int, type[errors.Error]] = {
     "too_large": errors.TooLargeError,
     "not_proposed": errors.NotProposedError,
     "no_space": errors.NoSpaceError,
-    "overloaded": errors.NotProposedError,
+    "overloaded": errors.OverloadedError,
     "idempotency_full": errors.NotProposedError,
     "unavailable": errors.UnavailableError,
     "outcome_unknown": errors.OutcomeUnknownError,

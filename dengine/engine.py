@@ -19,10 +19,10 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import uvloop
 
@@ -30,11 +30,14 @@ from dengine import config as configuration
 from dengine._core import boot
 from dengine._core.task import Gate
 from dengine.errors import ClosedError, ConfigError, Error, ForkedError
+from dengine.join import cluster_to_join
 from dengine.node import Node
 
 CHANGES = 64  # of leadership kept for a listener that is late; older ones are dropped
 EXIT_S = 10.0  # for a node to close while the interpreter exits; its log survives less
 POLICIES = {"LinearizableRead": "linearizable", "LeaseRead": "lease", "EventualRead": "eventual"}
+
+T = TypeVar("T")
 
 _open: weakref.WeakSet[Engine] = weakref.WeakSet()
 
@@ -127,7 +130,8 @@ class Engine(Gate):
         self._stop = asyncio.Event()
         self._home = asyncio.get_running_loop()
         try:
-            node = Node(self.config, self._home, from_directory=self._from_directory)
+            node = Node(self.config, self._home, from_directory=self._from_directory,
+                        to_join=await cluster_to_join(self.config))
             try:
                 await node.start()
                 self._serve(node)
@@ -239,11 +243,37 @@ class Engine(Gate):
         Raises RequestError for one that cannot lead, UnavailableError where this node does not
         lead, or the other did not take over: then this one leads on.
         """
-        if self._node is None or not self.is_open:
+        if self._node is None:
             raise self.refusal()
-        transfer = self._node.transfer(to or 0)
-        return await asyncio.wrap_future(
-            asyncio.run_coroutine_threadsafe(transfer, self._node.loop))
+        return await self._in_node(self._node.transfer(to or 0))
+
+    async def _in_node(self, work: Coroutine[None, None, T]) -> T:
+        """Runs it in the loop of the node."""
+        if self._node is None or not self.is_open:
+            work.close()
+            raise self.refusal()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._node.loop))
+
+    async def _overview(self, what: str) -> Any:
+        return self._node.overview()[what] if self._node is not None else None
+
+    async def members(self) -> list[dict[str, object]]:
+        """Every member, by id: its address, role, whether it is connected, what it has of the log
+        (where this node leads)."""
+        return await self._in_node(self._overview("members"))
+
+    async def change_members(
+        self, what: Literal["add", "promote", "remove", "replace"], node: int, address: str = "", *,
+        promote: bool = False,
+    ) -> None:
+        """Adds (host:port), promotes, removes or replaces a member; returns when that is committed.
+
+        Raises RequestError for what makes no sense now, UnavailableError where this node does not
+        lead: nothing was changed; OutcomeUnknownError where it lost the lead meanwhile.
+        """
+        if self._node is None:
+            raise self.refusal()
+        await self._in_node(self._node.change_members(what, node, address, promote=promote))
 
     async def leadership(self) -> AsyncIterator[Leadership]:
         """Every change of leadership, beginning with how it is now, until the engine is closed.

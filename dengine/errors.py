@@ -8,6 +8,7 @@
     │   └── ConflictError     a compare failed; `revision` is the key's, 0 where it does not exist
     ├── UnavailableError      no leader was reached before the deadline
     │   ├── NotProposedError  a write reached no leader: nothing was changed, safe to repeat
+    │   │   └── OverloadedError  the node had too much to do: the same, a little later
     │   └── OutcomeUnknownError  a write may or may not be applied: read before repeating it
     ├── ClosedError           the node or store was closed, by its owner or a fatal error
     │   └── ForkedError       used in a child of the process that opened it
@@ -16,6 +17,7 @@
         │   ├── LockedError   another process has the directory open
         │   ├── FormatError   a file of a newer format, another node or another cluster
         │   └── CorruptionError  bytes that a completed sync proved are not what was written
+        ├── RemovedError      the node was removed from its cluster: its directory counts no more
         └── InvariantError    dengine found itself in a state that must not be: please report it
 """
 from typing import Self
@@ -64,6 +66,10 @@ class NotProposedError(UnavailableError):
     """The write reached no leader before its deadline: nothing was changed, safe to repeat."""
 
 
+class OverloadedError(NotProposedError):
+    """The node has as much to do as its limits let it take: nothing was changed."""
+
+
 class OutcomeUnknownError(UnavailableError):
     """The write was sent to a leader but not confirmed before its deadline: it may be applied."""
 
@@ -94,6 +100,10 @@ class FormatError(StorageError):
 
 class CorruptionError(StorageError):
     """Bytes that a completed sync proved are not what was written."""
+
+
+class RemovedError(FatalError):
+    """The node was removed from its cluster, or replaced: what it holds counts nowhere any more."""
 
 
 class InvariantError(FatalError):

@@ -16,9 +16,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from dengine import logs
-from dengine._core import boot
+from dengine._core import boot, change
 from dengine._core.peer import Peer
-from dengine.errors import ConfigError, RequestError, StorageError, UnavailableError
+from dengine.errors import (
+    ConfigError,
+    OutcomeUnknownError,
+    RequestError,
+    StorageError,
+    UnavailableError,
+)
 from dengine.schema import split_address
 from dengine.storage import Directory, Saving, setup_of
 
@@ -33,6 +39,8 @@ TICK_S = 0.02  # elections are 20 ms apart, heartbeats 100 ms
 LOOK_S = 0.25  # between two looks at the connections
 CONNECT_S = 1.0  # time to connect and shake hands
 STRANGERS = 64  # accepted connections that have not shaken hands
+CHANGE_S = 10.0  # within which a change of the membership is committed
+LISTEN_AGAIN_S = 5.0  # after a port that could not be had
 EVENTS = 32  # kept for /admin/status; older ones are in the log
 
 
@@ -40,16 +48,17 @@ class Node:
     """One node. `turn` is its core; `failed` completes with the error that stopped it."""
 
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop, *,
-                 from_directory: bool = False) -> None:
+                 from_directory: bool = False, to_join: int = 0) -> None:
         self.config = config
         self.loop = loop
         self.failed: asyncio.Future[None] = loop.create_future()
         self.on_role: list[Callable[[], None]] = []
         self.events: deque[tuple[float, str]] = deque(maxlen=EVENTS)  # wall clock, what happened
-        self._peers: dict[tuple[int, bool], Peer] = {}  # by slot; True: the second, for snapshots
+        self._peers: dict[tuple[int, bool], Peer] = {}  # by id; True: the second, for snapshots
         self._strangers: set[Peer] = set()
-        self._dialling: list[asyncio.Task[None]] = []
+        self._dialling: dict[tuple[int, bool], asyncio.Task[None]] = {}  # likewise
         self._server: asyncio.Server | None = None
+        self._listening: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._event_fd = -1
         self._closed = False
@@ -59,11 +68,12 @@ class Node:
         self._lost: dict[tuple[int, bool], asyncio.Event] = {}  # a dialled connection ended
         self.directory = Directory(config.cluster.db_root_dir)
         try:
-            self.turn = self.directory.open_turn(setup_of(config, from_directory=from_directory))
+            self.turn = self.directory.open_turn(
+                setup_of(config, from_directory=from_directory, to_join=to_join))
         except BaseException:
             self.directory.close()
             raise
-        self.members = boot.members(self.turn)
+        self._named = {m.id: m.address for m in config.cluster.initial_cluster}  # by the file
         self.id: int = boot.status(self.turn)["node_id"]
 
     # ------------------------------------------------------------------------------------- life
@@ -72,20 +82,16 @@ class Node:
         self._tell()
         if len(self.members) > 1:
             await self._listen()
+        self.turn.on_members = lambda: self.loop.call_soon(self._follow_members)
         self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.turn.on_fatal = self._fatal
         self.turn.on_role = self._role
         boot.attach(self.turn, self.loop)
         boot.start(self.turn, self._event_fd)
         self.loop.add_reader(self._event_fd, self._job_finished)
-        for slot, (node, address) in enumerate(self.members):
-            for bulk in (False, True) if node > self.id else ():
-                self._lost[slot, bulk] = asyncio.Event()
-                dial = self._dial(slot, node, address.decode(), bulk)
-                self._dialling.append(self.loop.create_task(dial))
+        self._follow_members()
         self._tick()
-        if len(self.members) > 1:
-            self._look()
+        self._look()
 
     async def _listen(self) -> None:
         host, port = split_address(self.config.cluster.listen_address)
@@ -107,9 +113,10 @@ class Node:
             timer.cancel()
         for _, ended in self._savings:
             ended.cancel()
-        for task in self._dialling:
+        dialling = list(self._dialling.values())
+        for task in dialling:
             task.cancel()
-        await asyncio.gather(*self._dialling, return_exceptions=True)
+        await asyncio.gather(*dialling, return_exceptions=True)
         if self._server is not None:
             self._server.close()
         for peer in [*self._peers.values(), *self._strangers]:
@@ -186,32 +193,83 @@ class Node:
         for listener in self.on_role:
             listener()
 
+    # --------------------------------------------------------------------------------- members
+    @property
+    def members(self) -> dict[int, str]:
+        """The address of each, by id."""
+        return {node: address.decode() for node, address in boot.members(self.turn)}
+
+    def _follow_members(self) -> None:
+        """Connections to those who are new are made, to others no more."""
+        if self._closed:
+            return
+        others = set(self.members) - {self.id}
+        for node in others:
+            for bulk in (False, True):
+                if (node, bulk) not in self._dialling:
+                    self._lost[node, bulk] = asyncio.Event()
+                    self._dialling[node, bulk] = self.loop.create_task(self._dial(node, bulk))
+        for key in [key for key in self._dialling if key[0] not in others]:
+            self._dialling.pop(key).cancel()
+        if others and self._server is None and self._listening is None:
+            self._listening = self.loop.create_task(self._listen_now())
+
+    async def _listen_now(self) -> None:
+        """A node alone had no need to: it is one of several from now on."""
+        try:
+            await self._listen()
+        except (ConfigError, OSError) as error:
+            log.error("no other node can reach this one: %s", error)
+            self._note(f"no other node can reach this one: {error}")
+            await asyncio.sleep(LISTEN_AGAIN_S)
+        finally:
+            self._listening = None
+            if self._server is None:
+                self._follow_members()
+
+    def _address(self, node: int, attempt: int) -> str:
+        """By the cluster, or by this node's file: that may be newer."""
+        candidates = [a for a in (self._named.get(node), self.members.get(node)) if a]
+        return candidates[attempt % len(candidates)] if candidates else ""
+
     # ----------------------------------------------------------------------------- connections
     def _accept(self) -> Peer:
-        peer = Peer(self.turn, -1, self._event, self._up, self._gone)
+        peer = Peer(self.turn, 0, self._event, self._up, self._gone)
         self._strangers.add(peer)
         if len(self._strangers) > STRANGERS:
             min(self._strangers, key=lambda p: p.opened_us).abort()
         return peer
 
-    async def _dial(self, slot: int, node: int, address: str, bulk: bool) -> None:
-        """Keeps one connection to a peer, with a jittered back-off."""
+    async def _dial(self, node: int, bulk: bool) -> None:
+        """Keeps one connection to a peer, with a jittered back-off. The one with the lower id
+        dials; the other does where that does not: it may not know yet that this is a member."""
         replication = self.config.raft.replication
         low, high = replication.reconnect_min_ms / 1000, replication.reconnect_max_ms / 1000
-        host, port = split_address(address)
-        wait = low
+        wait, attempt = low, 0
+        lost = self._lost[node, bulk]
         while True:
-            lost = self._lost[slot, bulk]
+            if node < self.id:
+                await self._missed(node, bulk)
+            address = self._address(node, attempt)
             lost.clear()
-            peer = Peer(self.turn, slot, self._event, self._up, self._gone, bulk)
+            peer = Peer(self.turn, node, self._event, self._up, self._gone, bulk)
             try:
-                await self._connect(peer, host, port)
+                await self._connect(peer, *split_address(address))
                 await lost.wait()
             except (OSError, TimeoutError) as error:
                 self._strangers.discard(peer)
                 log.debug("node %d at %s is not reached: %s", node, address, error)
             wait = low if peer.was_up else min(high, wait * 2)
+            attempt = 0 if peer.was_up else attempt + 1
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+
+    async def _missed(self, node: int, bulk: bool) -> None:
+        """Returns when the node has not been connected for two promises."""
+        since = self.loop.time()
+        while self.loop.time() < since + 2 * self._promise_s:
+            await asyncio.sleep(self._promise_s / 2)
+            if (node, bulk) in self._peers:
+                since = self.loop.time()
 
     def _tell(self) -> None:
         """What the core noticed, once."""
@@ -231,27 +289,27 @@ class Node:
     def _up(self, peer: Peer, slot: int) -> None:
         """A handshake succeeded: the newer of two connections to one peer is kept."""
         self._strangers.discard(peer)
-        old = self._peers.get((slot, peer.bulk))
+        old = self._peers.get((peer.node, peer.bulk))
         if old is not None:
             old.give_up()
-        self._peers[slot, peer.bulk] = peer
+        self._peers[peer.node, peer.bulk] = peer
         if not peer.bulk:
-            log.info("connected to node %d", self.members[slot][0])
-            self._note(f"connected to node {self.members[slot][0]}")
+            log.info("connected to node %d", peer.node)
+            self._note(f"connected to node {peer.node}")
 
     def _gone(self, peer: Peer) -> None:
         self._strangers.discard(peer)
-        key = peer.slot, peer.bulk
+        key = peer.node, peer.bulk
         if self._peers.get(key) is peer:
             del self._peers[key]
             if not peer.bulk:
-                log.info("lost the connection to node %d", self.members[peer.slot][0])
-                self._note(f"lost the connection to node {self.members[peer.slot][0]}")
+                log.info("lost the connection to node %d", peer.node)
+                self._note(f"lost the connection to node {peer.node}")
         if peer.dialled and key in self._lost:
             self._lost[key].set()
 
     def _event(self, peer: Peer, text: str) -> None:
-        who = f"node {self.members[peer.slot][0]}" if peer.slot >= 0 else "a peer connection"
+        who = f"node {peer.node}" if peer.node else "a peer connection"
         log.warning("%s (%s) is closed: %s", who, peer.address(), text)
 
     # --------------------------------------------------------------------------------- transfer
@@ -286,6 +344,31 @@ class Node:
         if self.turn.failed is None and len(self.members) > 1:
             with contextlib.suppress(RequestError, UnavailableError):
                 await self.transfer()
+
+    # ------------------------------------------------------------------------------- membership
+    async def change_members(self, what: str, node: int, address: str = "", *,
+                             promote: bool = False) -> None:
+        """Adds, promotes, removes or replaces a member; returns when that is committed.
+
+        A learner becomes a voter later, when it has caught up. Raises RequestError,
+        UnavailableError: nothing was changed; OutcomeUnknownError.
+        """
+        if what == "remove" and node == self.id and boot.status(self.turn)["role"] == "leader":
+            leader = await self.transfer()
+            raise UnavailableError(f"node {node} led and has handed over to node {leader}: nothing "
+                                   f"else was changed; ask node {leader} to remove it")
+        change.change(self.turn, what, node, address.encode(), promote)
+        began = boot.status(self.turn)["term"]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CHANGE_S):
+                while boot.status(self.turn)["role"] == "leader" and (
+                        boot.status(self.turn)["term"] == began):
+                    if change.settled(self.turn):
+                        return
+                    await asyncio.sleep(TICK_S)
+        raise OutcomeUnknownError(
+            f"node {self.id} began to {what} node {node}, and could not commit that: it may be "
+            "done or undone; see `dengine member list`")
 
     # -------------------------------------------------------------------------------- snapshots
     async def take_snapshot(self) -> None:
@@ -335,9 +418,6 @@ class Node:
     def overview(self) -> dict[str, Any]:
         """What /admin/status shows: the state, all members and what happened last."""
         status = self.status()
-        connected = {self.id, *status["connected"]}
-        members = [{"id": node, "address": address.decode(), "connected": node in connected}
-                   for node, address in self.members]
-        return status | {"members": members, "events": [
+        return status | {"members": change.members(self.turn), "events": [
             {"at": at, "what": what} for at, what in self.events]}
 

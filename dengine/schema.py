@@ -32,6 +32,9 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A table of the file."""
 
 
+FOLLOWER, LEARNER = 1, 4
+
+
 class Member(Section, frozen=True, kw_only=True):
     """One node of `initial_cluster`."""
 
@@ -53,7 +56,8 @@ class Cluster(Section, frozen=True, kw_only=True):
         default="its address in `initial_cluster`")] = ""
     initial_cluster: Annotated[tuple[Member, ...], msgspec.Meta(
         min_length=1, max_length=16,
-        description="All nodes: role 1 is a follower, status 3 is active (2 is read as 3)",
+        description="The nodes that form the cluster, and this one: role 1 is a follower, 4 a "
+        "learner, which waits to be taken in; status 3 is active (2 is read as 3)",
         extra={"range": '1 to 16 of `{ id = 1, address = "host:port", role = 1, status = 3 }`'})]
     db_root_dir: Annotated[str, _text(
         "Directory of the data, relative to where the node is started", "^[^\0]+$",
@@ -256,9 +260,8 @@ RULES = (
          lambda members, _: _distinct([m.address for m in members])),
     Rule(MEMBERS, "without a port above 65535 or of 0", "", "correct the port",
          lambda members, _: all(0 < split_address(m.address)[1] < 65536 for m in members)),
-    Rule(MEMBERS, "without learners (role 4)", "",
-         "use role = 1: learners come with changes of membership, in a later version",
-         lambda members, _: all(m.role == 1 for m in members)),
+    Rule(MEMBERS, "with a node of role 1", "", "name the nodes of the cluster, or form one",
+         lambda members, _: any(m.role == FOLLOWER for m in members)),
     Rule(LISTEN, "on a port from 1 to 65535", "", "correct the port",
          lambda listen, _: 0 < split_address(listen)[1] < 65536),
     Rule(LISTEN, "no address of", "cluster.peers", "use this node's own, or correct node_id",

@@ -14,8 +14,9 @@ import uvloop
 from dengine import logs
 from dengine._core.http import HttpServer
 from dengine.config import Config
-from dengine.errors import ConfigError, Error
+from dengine.errors import ConfigError, Error, RemovedError
 from dengine.http.health import Health
+from dengine.join import cluster_to_join
 from dengine.node import Node
 
 POLICIES = {"LinearizableRead": 0, "LeaseRead": 1, "EventualRead": 2}
@@ -39,8 +40,10 @@ async def serve(config: Config) -> int:
             business = ports.enter_context(listen(host, http.port, "--port", "http.port"))
             health = ports.enter_context(
                 listen(host, http.health_port, "--health-port", "http.health_port"))
-            node = Node(config, asyncio.get_running_loop())
+            node = Node(config, asyncio.get_running_loop(), to_join=await cluster_to_join(config))
             await Service(config, node).run(business, health)
+        except RemovedError as error:
+            logger.warning("%s", error)             # as its operator wanted: no supervisor restarts
         except (Error, OSError) as error:
             logger.error("%s", error)
             return 2 if isinstance(error, ConfigError) else 1

@@ -20,11 +20,12 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dengine._core import boot
+from dengine._core import boot, restore
 from dengine._core.snapshot import SnapshotWriter, snapshot_name
 from dengine.errors import Error, LockedError, StorageError
+from dengine.schema import FOLLOWER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,7 @@ class Setup:
     boot_id: bytes  # 16 bytes that change whenever a page cache is lost
     progress: Callable[[int], None] | None = None  # told bytes as recovery reads them
     from_directory: bool = False  # identity and promise are those that lie in the directory
+    joins: bool = False  # an empty directory waits for a cluster that takes it in
     repair: bool = False  # a node alone goes on with what is left of it
     seed: int = field(default_factory=random_id)
     incarnation: int = field(default_factory=random_id)
@@ -84,15 +86,19 @@ def cluster_id(name: str, ids: list[int]) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
-def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
-    """The Setup that a configuration asks for, or one of a directory alone (`config.single`)."""
+def setup_of(config: Config, *, from_directory: bool = False, to_join: int = 0) -> Setup:
+    """The Setup that a configuration asks for, or one of a directory alone (`config.single`), or of
+    an empty directory that is `to_join` the cluster of that id."""
     cluster, raft = config.cluster, config.raft
-    ids = [m.id for m in cluster.initial_cluster]
+    first = [m for m in cluster.initial_cluster if m.role == FOLLOWER]
+    ids = [m.id for m in first]
+    joins = cluster.node_id not in ids
     batch = raft.persistence.batch
     return Setup(
         node=cluster.node_id,
-        members=[(m.id, m.address.encode()) for m in cluster.initial_cluster],
-        cluster=cluster_id(cluster.name, ids) if len(ids) > 1 else random_id(),
+        members=[(m.id, m.address.encode()) for m in cluster.initial_cluster
+                 if m in first or m.id == cluster.node_id],
+        cluster=to_join or (cluster_id(cluster.name, ids) if len(ids) > 1 else random_id()),
         cluster_named=len(ids) > 1,
         strategy=0 if raft.persistence.strategy == "DiskFirst" else 1,
         threshold=batch.threshold if batch else 1,
@@ -112,7 +118,13 @@ def setup_of(config: Config, *, from_directory: bool = False) -> Setup:
         idempotency_retention_ms=config.http.idempotency_retention_ms,
         boot_id=kernel_boot_id(),
         from_directory=from_directory,
+        joins=joins,
     )
+
+
+def has_node(directory: str) -> bool:
+    """Was a node ever started in it?"""
+    return os.path.lexists(os.path.join(directory, "meta"))
 
 
 def kernel_boot_id() -> bytes:
@@ -194,6 +206,16 @@ class Directory:
     def left(self, setup: Setup) -> int:
         """The last entry that a repair would leave."""
         return boot.what_is_left(os.fsencode(self.path), *self._names(), setup)
+
+    def holds(self, setup: Setup) -> dict[str, Any]:
+        """What `recover` would go on from."""
+        return restore.holds(os.fsencode(self.path), *self._names(), setup)
+
+    def recover(self, setup: Setup, to: Directory, fresh: Setup,
+                progress: Callable[[int], None]) -> dict[str, Any]:
+        """Makes the node of `fresh` in the empty directory `to` of all that this one holds."""
+        return restore.recover(os.fsencode(self.path), *self._names(), setup,
+                               os.fsencode(to.path), fresh, progress)
 
     def _names(self) -> tuple[list[str], list[str]]:
         """Of the files in log/ and in snapshot/."""

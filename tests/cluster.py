@@ -174,28 +174,41 @@ class Cluster:
         strategy: str = "MemFirst",
         settings: Mapping[str, object] | None = None,
     ) -> None:
-        ports = iter(free_ports(3 * n))
-        self.nodes = {
-            i: Node(i, next(ports), next(ports), next(ports), root / f"n{i}")
-            for i in range(1, n + 1)
-        }
-        members = [
-            {"id": node.id, "address": f"127.0.0.1:{node.raft}", "role": 1, "status": 3}
-            for node in self.nodes.values()
-        ]
+        self.root, self.settings = root, dict(settings or {})
+        if strategy != "MemFirst":              # as shipped
+            self.settings = {"raft.persistence": {"strategy": strategy}, **self.settings}
+        self.nodes: dict[int, Node] = {}
+        for i in range(1, n + 1):
+            self._make(i)
         for node in self.nodes.values():
-            own: dict[str, object] = {
-                "cluster.node_id": node.id,
-                "cluster.listen_address": f"127.0.0.1:{node.raft}",
-                "cluster.initial_cluster": members,
-                "cluster.db_root_dir": str(node.data),
-                "http.port": node.http,
-                "http.health_port": node.health,
-            }
-            if strategy != "MemFirst":          # as shipped
-                own["raft.persistence"] = {"strategy": strategy}
-            node.directory.mkdir(parents=True)
-            node.config.write_text(shipped_with({**own, **(settings or {})}))
+            self._write_config(node, self.nodes.values())
+
+    def _make(self, i: int) -> Node:
+        self.nodes[i] = node = Node(i, *free_ports(3), self.root / f"n{i}")
+        node.directory.mkdir(parents=True)
+        return node
+
+    def _write_config(self, node: Node, founders: Iterable[Node], *others: Node) -> None:
+        """Of a node that forms the cluster, or is to join it."""
+        named = [(n, 1) for n in founders] + [(n, 4) for n in others]
+        node.config.write_text(shipped_with({
+            "cluster.node_id": node.id,
+            "cluster.listen_address": f"127.0.0.1:{node.raft}",
+            "cluster.initial_cluster": [
+                {"id": n.id, "address": f"127.0.0.1:{n.raft}", "role": role, "status": 3}
+                for n, role in named],
+            "cluster.db_root_dir": str(node.data),
+            "http.port": node.http,
+            "http.health_port": node.health,
+            **self.settings,
+        }))
+
+    def join(self, i: int) -> Node:
+        """The files of a node that is to be taken in, or again; it is not started."""
+        founders = [node for node in self.nodes.values() if node.id != i]
+        node = self.nodes[i] if i in self.nodes else self._make(i)
+        self._write_config(node, founders, node)
+        return node
 
     # ------------------------------------------------------------ processes
     def __enter__(self) -> Self:

@@ -171,7 +171,6 @@ def test_unflushed_limit_below_the_interval():
     ("id = 2", "id = 1", ["an id given twice"]),
     ("9082", "9081", ["an address given twice"]),
     ("9082", "0", ["a port above 65535 or of 0"]),
-    ("id = 2", "role = 4, id = 2", ["learners", "role = 1", "later version"]),
     ("id = 2", "role = 2, id = 2", [f"{MEMBERS}[1].role = 2"]),
     ("id = 2", "rol = 1, id = 2", [f"{MEMBERS}[1]", "did you mean role?"]),
     ("127.0.0.1:9082", "nowhere", [f'{MEMBERS}[1].address = "nowhere"']),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dengine import Engine
-from dengine._core.peer import Peer
+from dengine._core.peer import Peer, answered, question
 from dengine.config import loads
 from dengine.storage import cluster_id
 from tests.cluster import free_ports
@@ -51,7 +51,7 @@ async def node(tmp_path: Path) -> AsyncIterator[tuple[Engine, int]]:
 def hello(*, protocol: int = 1, cluster: int | None = None, node: int = 1, to: int = 3,
           flags: int = 0) -> bytes:
     cluster = cluster_id("strangers", [1, 2, 3]) if cluster is None else cluster
-    body = struct.pack("<HQQQQQQQ", protocol, cluster, node, 77, to, 0, 1, 1)
+    body = struct.pack("<HQQQQQQQQ", protocol, cluster, node, 77, to, 0, 1, 1, 0)
     return views.build_frame(HELLO, flags, 0, body)
 
 
@@ -124,6 +124,22 @@ def test_strangers_are_told_and_closed(name: str, tmp_path: Path,
     assert len(lines) == 1
 
 
+def test_an_empty_node_is_told_which_cluster_this_is(tmp_path: Path,
+                                                     caplog: pytest.LogCaptureFixture) -> None:
+    """It need not be a member yet; nothing is noted of it, and nothing logged."""
+    async def run() -> None:
+        async with node(tmp_path) as (_, port):
+            told = await talk(port, question(9, 3))
+            assert answered(told) == cluster_id("strangers", [1, 2, 3])
+            assert answered(told[:-1]) is None
+            with pytest.raises(ValueError, match="no dengine peer"):
+                answered(b"HTTP/1.1 400 Bad Request\r\n" * 20)
+
+    with caplog.at_level(logging.WARNING, "dengine"):
+        asyncio.run(run())
+    assert not caplog.records
+
+
 def test_every_byte_alone_is_a_handshake_too(tmp_path: Path) -> None:
     async def run() -> None:
         async with node(tmp_path) as (engine, port):
@@ -180,7 +196,7 @@ def test_a_connection_given_up_before_it_was_made_is_closed() -> None:
     transport = Transport()
     cluster = Cluster(1)
     cluster.start([0])
-    peer = Peer(cluster.nodes[0].turn, -1, print, print, print)
+    peer = Peer(cluster.nodes[0].turn, 0, print, print, print)
     peer.abort()
     peer.connection_made(transport)
     cluster.close()

@@ -168,9 +168,11 @@ def test_of_another_cluster(cluster: Cluster, tmp_path: Path) -> None:
     assert cluster.terminate(victim) == 0
     meta = cluster.nodes[victim].data / "meta"
     meta.unlink()
-    config = cluster.nodes[victim].config
-    config.write_text(config.read_text().replace('name = "dengine"', 'name = "other"'))
-    refused = rejoin(cluster, victim, *(i for i in (1, 2, 3) if i != victim))
+    with Cluster(tmp_path / "other", settings={"cluster.name": "other"}) as other:
+        own = cluster.nodes[victim]
+        refused = CliRunner().invoke(root, [
+            "rejoin", str(own.data), "--config-path", str(own.config), "--health",
+            ",".join(f"127.0.0.1:{n.health}" for n in other.nodes.values())])
     assert refused.exit_code == 1
     assert "is of cluster" in refused.output
     assert not meta.exists()

@@ -99,10 +99,21 @@ def test_a_directory_of_several_voters(tmp_path: Path) -> None:
                      "with Engine or dengine serve", "data is untouched"):
             assert part in str(error.value)
     open_as(config.load(node.config))()
-    with pytest.raises(FormatError, match="belongs to another cluster: nothing was changed"):
-        open_as(config.load(node.config, {"cluster.name": "other"}))()
+    open_as(config.load(node.config, {"cluster.name": "other"}))()      # the directory knows better
     with pytest.raises(FormatError, match="belongs to node 2, not to node 1"):
         open_as(config.load(cluster.nodes[1].config, {"cluster.db_root_dir": str(node.data)}))()
+
+
+def test_an_empty_directory_of_another_cluster(tmp_path: Path) -> None:
+    """No log says whose it is yet: the file has to agree."""
+    with Cluster(tmp_path) as cluster:
+        cluster.stop()
+        node = cluster.nodes[2]
+        for path in (*node.data.glob("log/*"), *node.data.glob("meta")):
+            path.unlink()
+        open_as(config.load(node.config))()
+        with pytest.raises(FormatError, match="belongs to another cluster: nothing was changed"):
+            open_as(config.load(node.config, {"cluster.name": "other"}))()
 
 
 def test_a_newer_format(directory: Path) -> None:

@@ -22,20 +22,24 @@ LAYERS = """
     _core.types _core.memory _core.fault
     _core.crc
     _core.codec
+    _core.members
     _core.kernel _core.flush _core.watch
     _core.worker
     _core.meta _core.terms _core.tree _core.quorum _core.consensus _core.idempotency
     _core.segments _core.replicate _core.kv _core.items _core.wire
-    _core.log _core.raft _core.snapshot
+    _core.log _core.following _core.snapshot
+    _core.raft
     _core.transfer _core.examine
     _core.recovery _core.session
     _core.checkpoint
     _core.apply _core.reads
     _core.requests
+    _core.membership
     _core.upkeep
     _core.turn
     _core.frames
-    _core.boot _core.restore
+    _core.boot _core.change
+    _core.restore
     _core.answer
     _core.request
     _core.peer _core.http _core.local _core.task
@@ -47,13 +51,14 @@ LAYERS = """
     http.problem
     http.metrics
     http.health
-    node
+    node join
     store engine client
     server
     __init__
     cli.kv cli.config cli.status cli.serve cli.progress
     cli.cluster cli.check cli.backup
-    cli.log cli.repair cli.rejoin cli.transfer
+    cli.log cli.repair cli.recover cli.rejoin cli.transfer
+    cli.member
     cli
     __main__
 """

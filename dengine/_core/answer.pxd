@@ -42,6 +42,7 @@ cpdef enum Problem:
     DISK_FULL
     KEY_REUSED
     NO_MORE_KEYS
+    TOO_BUSY
     PROBLEMS                    # how many
 
 cdef enum Persistence:          # what the answer says of the connection

@@ -118,6 +118,11 @@ ROWS = {
         503, "idempotency_full",
         f"The node remembers as many Idempotency-Keys as it can. {SAFE} Repeat later, or without"
         " one", "Retry-After: 1\r\n"),
+    Problem.TOO_BUSY: (
+        503, "overloaded",
+        f"This node has as much to do as limits.waiting_writes, waiting_bytes or waiting_reads let"
+        f" it take. {SAFE} Repeat later",
+        "Retry-After: 1\r\n"),
     Problem.PROPOSED_NOTHING: (
         503, "not_proposed",
         f"No leader took the write before its deadline. {SAFE} It is safe to repeat",
@@ -163,9 +168,9 @@ cdef const char *HEX = "0123456789abcdef"
 
 
 # What a Waiter is told, as a Problem, in the order of Status.
-cdef uint8_t[10] PROBLEM_OF = [
+cdef uint8_t[11] PROBLEM_OF = [
     NONE, NO_KEY, CONFLICTED, PROPOSED_NOTHING, OUTCOME_UNKNOWN, NO_LEADER, HAS_STOPPED,
-    DISK_FULL, KEY_REUSED, NO_MORE_KEYS]
+    DISK_FULL, KEY_REUSED, NO_MORE_KEYS, TOO_BUSY]
 
 
 # ------------------------------------------------------------------------------------ answers

@@ -5,9 +5,9 @@ It knows commands and the store; it does not know how an entry was committed.
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 
-from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, ENTRY_NOOP, ENTRY_TICK, EXISTS, PUT,
-                                  PUT_IF, REGISTER, Record, command_decode, jump_decode,
-                                  tick_decode)
+from dengine._core.codec cimport (DELETE_IF, ENTRY_COMMAND, ENTRY_CONFIG, ENTRY_NOOP, ENTRY_TICK,
+                                  EXISTS, PUT, PUT_IF, REGISTER, Record, command_decode,
+                                  jump_decode, tick_decode)
 from dengine._core.fault cimport MUTANT
 from dengine._core.idempotency cimport Kept
 from dengine._core.session cimport Applied
@@ -61,6 +61,8 @@ cdef class Machine:
             if jump_decode(record + RECORD_HEADER, r.length - RECORD_HEADER, &revision):
                 raise InvariantError(f"entry {r.index} holds no jump of the revision")
             self.kv.revision += revision
+        elif unlikely(r.kind == ENTRY_CONFIG):
+            self.session.reconfigure(record + RECORD_HEADER, r.length - RECORD_HEADER)
         elif r.kind == ENTRY_TICK:
             self.tick(record + RECORD_HEADER, r.length - RECORD_HEADER, r.index)
         self.applied = r.index

@@ -25,7 +25,7 @@ def is_replica(turn: Turn) -> bool:
     """Is this a voter that follows and heard its leader within the promise?"""
 
 def members(turn: Turn) -> list[tuple[int, bytes]]:
-    """(id, address) of every member, in the order of their slots."""
+    """(id, address) of every member."""
 
 def status(turn: Turn) -> dict[str, Any]:
     """What `/health`, `/metrics` and `dengine status` show."""

@@ -8,14 +8,16 @@ from libc.string cimport memset
 
 from dengine._core.apply cimport Machine
 from dengine._core.checkpoint cimport Checkpoint, engine_decode
-from dengine._core.codec cimport VOTER, Members, Record, fill_member, members_decode
+from dengine._core.codec cimport Record
 from dengine._core.consensus cimport FOLLOWER, LEADER, Options
 from dengine._core.fault cimport MUTANT
 from dengine._core.flush cimport load_acquire
 from dengine._core.kernel cimport kernel
 from dengine._core.log cimport Log
+from dengine._core.members cimport (LEARNER, OTHER_SELF, VOTER, Members, fill_member,
+                                    members_decode, slot_in)
 from dengine._core.meta cimport Meta
-from dengine._core.quorum cimport Config, config_from, is_voter
+from dengine._core.quorum cimport Config, config_from, is_voter, stays_voter
 from dengine._core.raft cimport Raft
 from dengine._core.recovery cimport Found, Scan, recover
 from dengine._core.session cimport Session
@@ -52,9 +54,6 @@ cdef int open_meta(Meta meta, const Io *io, bytes directory, bint exists, list n
     if meta.state.node != setup.node and not setup.from_directory:
         raise FormatError(f"{fsdecode(directory)} belongs to node {meta.state.node}, not to node "
                           f"{setup.node}: nothing was changed; name the directory of this node")
-    if meta.state.cluster != setup.cluster and setup.cluster_named:
-        raise FormatError(f"{fsdecode(directory)} belongs to another cluster: nothing was changed; "
-                          "check cluster.name and the ids in cluster.initial_cluster")
     return 0
 
 
@@ -80,7 +79,7 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     cdef list notes = []
     cdef Scan scan = read_log(turn, directory, names, snapshots, setup, notes)
     cdef Found found = scan.found
-    cdef bytes payload = look(turn, found, directory, setup)    # may refuse: nothing is changed yet
+    look(turn, found, directory, setup)         # may refuse: nothing is changed yet
     if found.corrupt and not MUTANT(113):
         if setup.repair:                        # what is gone is not missed again
             turn.meta.state.known = min(turn.meta.state.known, turn.log.last)
@@ -105,7 +104,7 @@ cdef int open_log(Turn turn, bytes directory, list names, list snapshots,
     turn.waiting_bytes = setup.waiting_bytes
     turn.waiting_reads = setup.waiting_reads
     turn.retention_ms = setup.idempotency_retention_ms
-    return open_state(turn, found, payload, setup)
+    return open_state(turn, found, setup)
 
 
 cdef Scan read_log(Turn turn, bytes directory, list names, list snapshots, object setup,
@@ -113,7 +112,7 @@ cdef Scan read_log(Turn turn, bytes directory, list names, list snapshots, objec
     turn.flusher = Worker()
     turn.preparer = Worker()
     turn.promise_ms = setup.promise_ms
-    turn.alone = len(setup.members) == 1
+    turn.alone = len(setup.members) == 1        # the log, if there is one, knows better
     turn.checkpoint = Checkpoint()
     turn.kv = turn.checkpoint.open(turn.io, directory + b"/snapshot", snapshots,
                                    turn.meta.state.cluster, turn.preparer, notes, setup.progress)
@@ -131,10 +130,11 @@ cdef Scan read_log(Turn turn, bytes directory, list names, list snapshots, objec
                    turn.alone and not setup.repair, setup.progress)
 
 
-cdef bytes look(Turn turn, Found found, bytes directory, object setup):
-    """The configuration that acts, or None; sessions, which come with it from a snapshot."""
+cdef int look(Turn turn, Found found, bytes directory, object setup) except -1:
+    """The configurations; sessions, which come with one from a snapshot."""
     cdef const Record *r
-    cdef bytes payload = None
+    cdef uint64_t index
+    cdef bint one
     if turn.log.last_term > turn.meta.state.term and setup.repair:
         turn.meta.state.term = turn.log.last_term       # a lone voter asks nobody for a vote
         turn.meta.state.vote = 0
@@ -149,22 +149,32 @@ cdef bytes look(Turn turn, Found found, bytes directory, object setup):
     turn.session = Session(turn.meta.state.node, turn.meta.state.incarnation, setup.nonce,
                            turn.log.last if turn.alone else 0, turn.alone)
     if turn.checkpoint.base.index:
-        payload = engine_decode(turn.checkpoint.engine, turn.checkpoint.idempotency,
-                                &turn.config_index, turn.session)
+        turn.configs = [engine_decode(turn.checkpoint.engine, turn.checkpoint.idempotency,
+                                      turn.session)]
         turn.checkpoint.engine = turn.checkpoint.idempotency = None
-    if found.config > turn.config_index:
-        r = <const Record *>turn.log.record(found.config)
-        payload = (<const char *>r)[RECORD_HEADER:r.length]
-        turn.config_index = found.config
-    if payload is not None and setup.from_directory:
-        one_voter(turn, directory, payload)
+    for index in found.configs:
+        if not turn.configs or index > turn.newest()[0]:
+            r = <const Record *>turn.log.record(index)
+            turn.configs.append((index, (<const char *>r)[RECORD_HEADER:r.length]))
+    if not turn.configs and turn.meta.state.cluster != setup.cluster and setup.cluster_named:
+        raise FormatError(f"{fsdecode(directory)} belongs to another cluster: nothing was changed; "
+                          "check cluster.name and the ids in cluster.initial_cluster")
+    if turn.configs:
+        one = is_alone(turn, directory, setup.from_directory)
+        if one and not turn.alone and found.corrupt and not setup.repair:
+            raise CorruptionError(
+                f"{fsdecode(directory)}: {found.notes[len(found.notes) - 1]}; but this node is the "
+                "only member by now; nothing was changed; restore the directory from a backup, or "
+                "let `dengine repair` go on with what is left")
+        turn.alone = turn.session.ready = one
+        turn.session.after = turn.log.last if one else 0
     elif setup.repair:
         raise CorruptionError(f"{fsdecode(directory)}: nothing is left that a node could go on "
                               "with; nothing was changed; restore a backup into a new directory")
-    return payload
+    return 0
 
 
-cdef int open_state(Turn turn, Found found, bytes payload, object setup) except -1:
+cdef int open_state(Turn turn, Found found, object setup) except -1:
     cdef Config config
     cdef uint64_t now = turn.io.now_us(turn.io.ctx)
     turn.machine = Machine(turn.kv, turn.session)
@@ -172,20 +182,38 @@ cdef int open_state(Turn turn, Found found, bytes payload, object setup) except 
     turn.raft = Raft()
     open_raft(turn, found, setup, now)
     name_members(turn, setup)
-    if payload is not None:
-        turn.adopt(payload, len(payload))
+    if turn.configs:
+        turn.named = named_in(turn)
+        turn.adopt(turn.configs.pop())
     elif turn.alone:
         config_from(&config, &turn.members)
-        turn.raft.adopt(&config, False, now)
+        turn.raft.adopt(&config, 0, now)
     return 0
 
 
-cdef int one_voter(Turn turn, bytes directory, bytes payload) except -1:
-    """Who asks by a directory alone gets the node that lies there, if it is the only voter."""
+cdef uint64_t named_in(Turn turn) except? 0:
+    """The newest configuration that names this directory; 0: none that is known."""
+    cdef uint64_t named = 0
     cdef Members m
+    cdef int slot
+    for index, payload in turn.configs:
+        memset(&m, 0, sizeof(m))
+        if members_decode(payload, len(payload), &m) == 0:
+            slot = slot_in(&m, turn.meta.state.node)
+            if slot >= 0 and m.incarnation[slot] == turn.meta.state.incarnation:
+                named = index
+    return named
+
+
+cdef bint is_alone(Turn turn, bytes directory, bint from_directory) except -1:
+    """Is this node the only member? Who asks by a directory alone gets no other."""
+    cdef Members m
+    cdef bytes payload = turn.newest()[1]
     memset(&m, 0, sizeof(m))
     if members_decode(payload, len(payload), &m):
         raise InvariantError("an entry of the log holds no configuration of this version")
+    if not from_directory:
+        return m.count == 1 and m.id[0] == turn.meta.state.node
     if m.count != 1:
         raise FormatError(
             f"{fsdecode(directory)} belongs to node {turn.meta.state.node} of cluster "
@@ -193,7 +221,7 @@ cdef int one_voter(Turn turn, bytes directory, bytes payload) except -1:
             f"{', '.join([str(m.id[i]) for i in range(m.count)])}: its data is untouched; open it "
             "with Engine or dengine serve, and the configuration of that node")
     turn.promise_ms = m.promise_ms              # of the cluster, whatever the default is today
-    return 0
+    return True
 
 
 cdef int open_raft(Turn turn, Found found, object setup, uint64_t now) except -1:
@@ -214,11 +242,13 @@ cdef int name_members(Turn turn, object setup) except -1:
     """The members as the configuration names them; the log's own entry replaces them."""
     cdef uint64_t own = turn.meta.state.node
     cdef int i = 0
+    if not setup.from_directory:
+        turn.address = dict(setup.members).get(own)
     for node, address in sorted(setup.members):
         if setup.from_directory:
             node = own
         fill_member(&turn.members, i, node, turn.meta.state.incarnation if node == own else 0,
-                    VOTER, address)
+                    LEARNER if setup.joins and node == own else VOTER, address)
         i += 1
     turn.members.count = i
     turn.members.promise_ms = turn.promise_ms
@@ -304,9 +334,10 @@ def is_replica(Turn turn not None) -> bool:
 
 
 def members(Turn turn not None) -> list:
-    """(id, address) of every member, in the order of their slots."""
+    """(id, address) of every member."""
     return [(turn.members.id[i], turn.members.address[i][:turn.members.address_size[i]])
-            for i in range(turn.members.count)]
+            for i in range(turn.members.count)
+            if turn.members.flags[i] and turn.members.id[i] != OTHER_SELF]
 
 
 def status(Turn turn not None) -> dict:
@@ -328,11 +359,11 @@ def status(Turn turn not None) -> dict:
         "keys": turn.kv.count,
         "recovering": turn.raft.doubt,
         "disk_full": turn.log.full,
-        "formed": turn.raft.formed,
+        "formed": turn.raft.config_index != 0,
         "diverged": turn.raft.diverged,
         "lease_ms": (until - now) // 1000 if turn.raft.role == LEADER and until > now else 0,
         "starts": {turn.members.id[i]: turn.peers[i].start for i in range(turn.members.count)
-                   if turn.peers[i].start},
+                   if turn.members.id[i] and turn.peers[i].start},
         "connected": [turn.members.id[i] for i in range(turn.members.count) if turn.peers[i].up],
         "counters": counters(turn),
     }
@@ -397,8 +428,8 @@ def transfer(Turn turn not None, uint64_t to=0) -> int:
         to = raft.successor()
     if to == 0:
         raise UnavailableError("no other voter is connected: nothing was changed; start one")
-    if to == turn.meta.state.node or not is_voter(&raft.config, to):
-        what = "the leader" if is_voter(&raft.config, to) else "no voter"
+    if to == turn.meta.state.node or not stays_voter(&raft.config, to):
+        what = "the leader" if stays_voter(&raft.config, to) else "no voter"
         raise RequestError(f"node {to} is {what}: nothing was changed; name another")
     if raft.transferee:
         raise RequestError(f"the lead is being handed over to node {raft.transferee}: nothing was "

@@ -10,7 +10,6 @@
 # own.
 from libc.stdint cimport uint32_t, uint64_t
 
-from dengine._core.codec cimport Members
 from dengine._core.idempotency cimport Answers, Idempotency
 from dengine._core.kv cimport KV
 from dengine._core.recovery cimport Base
@@ -64,7 +63,7 @@ cdef class Checkpoint:
     cdef bint offer(self, Offer *out) noexcept                  # False: there is none
 
 
-cdef bytes engine_encode(uint64_t config, const Members *members, Session session)
-# The sessions and `idempotency`, which was loaded beside, go into `session`; the payload of the
-# configuration, its index in `config`.
-cdef bytes engine_decode(bytes engine, Idempotency idempotency, uint64_t *config, Session session)
+# `config`: the (index, payload) of a configuration.
+cdef bytes engine_encode(tuple config, Session session)
+# The sessions and `idempotency`, which was loaded beside, go into `session`; the configuration.
+cdef tuple engine_decode(bytes engine, Idempotency idempotency, Session session)

@@ -5,7 +5,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from dengine._core.codec cimport (Reader, Writer, encode_members, give_bytes, give_u32, give_u64,
+from dengine._core.codec cimport (Reader, Writer, give_bytes, give_u32, give_u64,
                                   read_from, take_bytes, take_u8, take_u32, take_u64)
 from dengine._core.fault cimport MUTANT
 from dengine._core.session cimport Applied, Registered
@@ -154,8 +154,8 @@ def index_of(str name not None) -> int:
 
 
 # ----------------------------------------------------------------------------- bytes of the engine
-cdef bytes engine_encode(uint64_t config, const Members *members, Session session):
-    cdef bytes payload = encode_members(members)
+cdef bytes engine_encode(tuple config, Session session):
+    cdef bytes payload = config[1]
     cdef uint32_t counts[MAX_MEMBERS]
     cdef size_t size = ENGINE_BYTES + PyBytes_GET_SIZE(payload)
     cdef Writer w
@@ -168,7 +168,7 @@ cdef bytes engine_encode(uint64_t config, const Members *members, Session sessio
     w.at = <uint8_t *>PyBytes_AS_STRING(out)
     w.end = w.at + size
     w.bad = False
-    give_u64(&w, config)
+    give_u64(&w, config[0])
     give_u32(&w, <uint32_t>PyBytes_GET_SIZE(payload))
     give_bytes(&w, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
     give_u32(&w, session.table_count)
@@ -197,15 +197,15 @@ cdef uint32_t results_of(const Registered *r, Writer *w) noexcept:
     return count
 
 
-cdef bytes engine_decode(bytes engine, Idempotency idempotency, uint64_t *config,
-                         Session session):
+cdef tuple engine_decode(bytes engine, Idempotency idempotency, Session session):
     cdef Reader r
     cdef Registered *s
     cdef Applied a
     cdef const char *payload
+    cdef uint64_t index
     cdef uint32_t n, results, _, sessions
     read_from(&r, PyBytes_AS_STRING(engine), PyBytes_GET_SIZE(engine))
-    config[0] = take_u64(&r)
+    index = take_u64(&r)
     n = take_u32(&r)
     payload = take_bytes(&r, n)
     sessions = take_u32(&r)
@@ -213,6 +213,7 @@ cdef bytes engine_decode(bytes engine, Idempotency idempotency, uint64_t *config
         raise FormatError("the snapshot holds no state of an engine of this version: nothing was "
                           "changed; use the dengine version that wrote it, or a later one")
     session.table_count = 0
+    session.reconfigure(payload, n)
     for _ in range(sessions):
         s = session.add()
         memset(s.results, 0, PENDING * sizeof(Applied))
@@ -234,4 +235,4 @@ cdef bytes engine_decode(bytes engine, Idempotency idempotency, uint64_t *config
     if r.bad or r.at != r.end:
         raise FormatError("the snapshot holds more than an engine of this version knows: nothing "
                           "was changed; use the dengine version that wrote it, or a later one")
-    return PyBytes_FromStringAndSize(payload, n)
+    return index, PyBytes_FromStringAndSize(payload, n)

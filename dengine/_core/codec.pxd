@@ -15,17 +15,13 @@
 # with KEYED in op: before these fields u64, u64 hash of the Idempotency-Key, u64 of the request
 #
 # Payload of an ENTRY_NOOP: nothing, or u64 by how much the revision jumps. Of an ENTRY_TICK: u64
-# replicated time in ms, u64 time of before which results under an Idempotency-Key may go.
-#
-# Configuration (payload of an ENTRY_CONFIG): u16 version (1), u16 members,
-# u32 promise_ms, then per member
-#    u64 id, u64 incarnation, u8 flags (1: voter, 2: voter of the outgoing half, 4: learner),
-#    u16 + address
+# replicated time in ms, u64 time of before which results under an Idempotency-Key may go. Of an
+# ENTRY_CONFIG: see members.pxd.
 from cpython.bytes cimport PyBytes_CheckExact
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from dengine._core.types cimport MAX_MEMBERS, likely
+from dengine._core.types cimport likely
 
 cdef enum EntryKind:
     ENTRY_NOOP = 1
@@ -152,21 +148,6 @@ ctypedef struct Command:
     const char *value
     uint32_t value_size
 
-ctypedef struct Members:
-    # A configuration: who votes. Slots are in ascending order of id.
-    uint32_t promise_ms
-    uint16_t count
-    uint64_t id[MAX_MEMBERS]
-    uint64_t incarnation[MAX_MEMBERS]
-    uint8_t flags[MAX_MEMBERS]
-    uint16_t address_size[MAX_MEMBERS]
-    char address[MAX_MEMBERS][256]
-
-cdef enum:
-    VOTER = 1
-    VOTER_OLD = 2
-    LEARNER = 4
-
 # A key or value that a user gave: bytes, or str as UTF-8. TypeError.
 cdef bytes bytes_of(object x)
 
@@ -185,14 +166,12 @@ cdef bytes encode_keyed(bytes command, bytes digest)
 cdef bytes encode_register(uint64_t node, uint64_t incarnation, uint64_t nonce)
 # Writes the session fields into a copy of a command at `at` (its record's payload).
 cdef void stamp(char *at, uint64_t session, uint64_t sequence, uint64_t floor) noexcept nogil
-cdef bytes encode_members(const Members *m)
 cdef bytes encode_jump(uint64_t jump)
 cdef bytes encode_tick(uint64_t clock_ms, uint64_t horizon_ms)
 # -1: it is none
 cdef int jump_decode(const char *p, size_t n, uint64_t *jump) noexcept nogil
 cdef int tick_decode(const char *p, size_t n, uint64_t *clock_ms,
                      uint64_t *horizon_ms) noexcept nogil
-cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
 
 cdef inline size_t padded(size_t n) noexcept nogil:
     return (n + 7) & ~<size_t>7
@@ -214,7 +193,3 @@ cdef int record_check(const char *p, size_t n, uint64_t index, uint64_t term,
 # crc.
 cdef uint32_t record_encode(char *to, uint64_t term, uint64_t index, uint8_t kind,
                             const char *payload, size_t n, uint32_t crc) noexcept nogil
-
-# One row of `m`; ValueError where it does not fit.
-cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, uint8_t flags,
-                     bytes address) except -1

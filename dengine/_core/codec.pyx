@@ -1,7 +1,7 @@
 """Entries and commands to bytes and back.
 
-This module decides what the bytes of a record, a command and a configuration mean. It does not know
-where they come from or go to: every reader is told how many bytes it may look at.
+This module decides what the bytes of a record and a command mean. It does not know where they come
+from or go to: every reader is told how many bytes it may look at.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy, memset
@@ -13,7 +13,6 @@ from dengine.errors import TooLargeError
 
 cdef enum:
     CRC_FROM = 8                # length and crc themselves are not covered (length by its use)
-    CONFIG_VERSION = 1
     KEYED_BYTES = 24            # hashes of an Idempotency-Key and of the request
 
 cdef packed struct CommandHeader:
@@ -241,69 +240,3 @@ cdef int tick_decode(const char *p, size_t n, uint64_t *clock_ms,
     clock_ms[0] = take_u64(&r)
     horizon_ms[0] = take_u64(&r)
     return -1 if r.bad or r.at != r.end or horizon_ms[0] > clock_ms[0] else 0
-
-
-cdef bytes encode_members(const Members *m):
-    cdef size_t n = 8
-    cdef int i
-    for i in range(m.count):
-        n += 19 + m.address_size[i]
-    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
-    cdef Writer w
-    w.at = <uint8_t *>PyBytes_AS_STRING(out)
-    w.end = w.at + n
-    w.bad = False
-    give_u16(&w, CONFIG_VERSION)
-    give_u16(&w, m.count)
-    give_u32(&w, m.promise_ms)
-    for i in range(m.count):
-        give_u64(&w, m.id[i])
-        give_u64(&w, m.incarnation[i])
-        give_u8(&w, m.flags[i])
-        give_u16(&w, m.address_size[i])
-        give_bytes(&w, m.address[i], m.address_size[i])
-    return out
-
-
-cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil:
-    cdef Reader r
-    cdef const char *address
-    cdef int i
-    read_from(&r, p, n)
-    if take_u16(&r) != CONFIG_VERSION:
-        return -2
-    out.count = take_u16(&r)
-    out.promise_ms = take_u32(&r)
-    if r.bad or out.count == 0 or out.count > MAX_MEMBERS:
-        return -1
-    for i in range(out.count):
-        out.id[i] = take_u64(&r)
-        out.incarnation[i] = take_u64(&r)
-        out.flags[i] = take_u8(&r)
-        out.address_size[i] = take_u16(&r)
-        if out.address_size[i] > 255:
-            return -1
-        address = take_bytes(&r, out.address_size[i])
-        if r.bad or out.id[i] == 0 or (i and out.id[i] <= out.id[i - 1]):
-            return -1
-        if not known_flags(out.flags[i]):
-            return -2
-        memcpy(out.address[i], address, out.address_size[i])
-    return 0 if r.at == r.end else -1
-
-
-cdef inline bint known_flags(uint8_t flags) noexcept nogil:
-    """A voter of one half or both, or a learner, who may be a voter of the outgoing half."""
-    return flags in (VOTER, VOTER_OLD, VOTER | VOTER_OLD, LEARNER, LEARNER | VOTER_OLD)
-
-
-cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, uint8_t flags,
-                     bytes address) except -1:
-    if slot >= MAX_MEMBERS or PyBytes_GET_SIZE(address) > 255:
-        raise ValueError("too many members, or an address of more than 255 bytes")
-    m.id[slot] = node
-    m.incarnation[slot] = incarnation
-    m.flags[slot] = flags
-    m.address_size[slot] = <uint16_t>PyBytes_GET_SIZE(address)
-    memcpy(m.address[slot], PyBytes_AS_STRING(address), m.address_size[slot])
-    return 0

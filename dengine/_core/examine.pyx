@@ -3,11 +3,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset, strerror
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, ENTRY_TICK, RECORD_END, RECORD_OK,
-                                  REGISTER, Command, Members, Record, command_decode, jump_decode,
-                                  members_decode, padded, record_check, tick_decode)
+                                  REGISTER, Command, Record, command_decode, jump_decode, padded,
+                                  record_check, tick_decode)
 from dengine._core.crc cimport crc32c
 from dengine._core.flush cimport MarkPage, mark_decode
 from dengine._core.kernel cimport kernel
+from dengine._core.members cimport Members, members_decode
 from dengine._core.meta cimport MetaSlot, slot_decode
 from dengine._core.segments cimport UNIT, SegmentHeader, header_decode
 from dengine._core.snapshot cimport SnapshotReader

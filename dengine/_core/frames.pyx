@@ -13,32 +13,50 @@ from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command
                                   take_u32, take_u64)
 from dengine._core.consensus cimport DIVERGED, LEADER, REJECTED, TERM_MAX, Message, Run
 from dengine._core.fault cimport MUTANT
+from dengine._core.following cimport NO_CUT
+from dengine._core.members cimport VOTER
 from dengine._core.quorum cimport Config, config_from
-from dengine._core.raft cimport NO_CUT
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.transfer cimport Offer
 from dengine._core.types cimport NO_SPACE, PAGE, PENDING, RECORD_HEADER, RUNS, SMALL, unlikely
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH, FRAME_FORWARD,
                                  FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_OFFER, FRAME_PIECE,
                                  FRAME_READ, FRAME_REFUSED, FRAME_TIMEOUT_NOW, FRAME_VOTE,
-                                 LEASE_READ, NO_ROOM, OUTDATED, PROTOCOL, Outbox, PieceFields,
-                                 append_decode, message_decode, piece_decode)
+                                 LEASE_READ, NO_ROOM, OUTDATED, PROTOCOL, REMOVED, Outbox,
+                                 PieceFields, append_decode, message_decode, piece_decode)
 
-from dengine.errors import CorruptionError, InvariantError
+from dengine.errors import CorruptionError, InvariantError, RemovedError
 
 
 # ------------------------------------------------------------------------------------ connections
-cdef int hello(Turn turn, int slot, Hello *out) noexcept:
+cdef int hello(Turn turn, uint64_t to, Hello *out) noexcept:
     out.protocol = PROTOCOL
     out.cluster = turn.meta.state.cluster
     out.node = turn.meta.state.node
     out.incarnation = turn.meta.state.incarnation
-    out.to = turn.members.id[slot]
+    out.to = to
     out.last = max(turn.log.last, turn.meta.state.known)    # a log that was lost is no empty one
     out.start = turn.meta.start
     out.nonce = turn.session.nonce
+    out.config = turn.named
     out.bulk = False
     return 0
+
+
+cdef int seat_of(Turn turn, const Hello *h) except -2:
+    """The slot of the node that says this hello; -1: it is none that this one may speak with."""
+    cdef int slot = turn.slot_by_id(h.node)
+    if h.node == turn.meta.state.node:
+        return -1
+    return slot if slot >= 0 else turn.admit(h.node, h.incarnation, h.config)
+
+
+cdef bint removed(Turn turn, int slot, const Hello *h) noexcept:
+    """Is its directory one that counts nowhere any more? It knows to have been a member, and a
+    later configuration, which is committed, does not name it."""
+    if not 0 < h.config < turn.raft.config_index <= turn.raft.commit:
+        return False
+    return slot < 0 or turn.members.incarnation[slot] not in (0, h.incarnation)
 
 
 cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
@@ -56,6 +74,11 @@ cdef str farewell(Turn turn, int slot, const Frame *f):
             f"{turn.members.id[slot]} knows of a later start; its vote is lost, nothing "
             "acknowledged is; put the newest directory back, or move its file `meta` away and let "
             "`dengine rejoin` ask the other nodes"))
+    if f.flags & REMOVED and turn.named:
+        turn.stop(RemovedError(
+            f"node {turn.meta.state.node} was removed from the cluster, or another directory has "
+            "its place: this one counts nowhere any more and may be deleted; to bring the node "
+            "back, start it with an empty directory and let `dengine member add` take it in"))
     return f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
 
 
@@ -68,10 +91,12 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].last = h.last
     turn.peers[slot].start = h.start
     turn.peers[slot].nonce = h.nonce
+    turn.peers[slot].config = h.config
+    turn.peers[slot].dismissed = False
     turn.peers[slot].number += 1
     if turn.counts(slot):
         turn.raft.link_up(turn.members.id[slot], now)
-    elif not turn.raft.formed:
+    elif turn.raft.config_index == 0:
         form(turn, now)
         if h.last and turn.log.last == turn.meta.state.known == 0 and (
                 turn.peers[slot].number == 1):
@@ -97,16 +122,17 @@ cdef int form(Turn turn, uint64_t now) except -1:
     cdef Config config
     cdef int i
     for i in range(turn.members.count):
-        if turn.members.id[i] != turn.meta.state.node and (
+        if turn.members.flags[i] and turn.members.id[i] != turn.meta.state.node and (
                 not turn.peers[i].up or (turn.peers[i].last and not MUTANT(62))):
             return 0
-    if turn.log.last or turn.meta.state.known:
+    if turn.log.last or turn.meta.state.known or not (
+            turn.members.flags[turn.slot_by_id(turn.meta.state.node)] & VOTER):
         return 0
     for i in range(turn.members.count):
         if turn.members.id[i] != turn.meta.state.node:
             turn.members.incarnation[i] = turn.peers[i].incarnation
     config_from(&config, &turn.members)
-    turn.raft.adopt(&config, False, now)
+    turn.raft.adopt(&config, 0, now)
     return turn.announce_links(now)
 
 
@@ -132,7 +158,7 @@ cdef object receive(Turn turn, int slot, const Frame *f):
                   and m.index > turn.raft.last
                   and turn.raft.role == LEADER):        # a leader of before may have lost its tail
                 fault = f"an answer about entry {m.index}, which was never sent to it"
-            elif turn.counts(slot) or (f.kind == FRAME_VOTE and not turn.raft.formed):
+            elif turn.counts(slot) or (f.kind == FRAME_VOTE and turn.hears(slot)):
                 turn.raft.step(&m, now)
         elif f.kind == FRAME_FORWARD:
             fault = on_forward(turn, slot, f, now)
@@ -176,7 +202,7 @@ cdef object on_append(Turn turn, int slot, const Frame *f, uint64_t now):
     size = left
     if m.term > TERM_MAX or (m.index == 0) != (m.index_term == 0):
         return "an append with impossible terms"
-    if turn.raft.formed and not turn.counts(slot):
+    if not turn.hears(slot):
         return None
     at = records
     crc = prev_crc
@@ -228,6 +254,7 @@ cdef int keep(Turn turn, const char *records, const Message *m) except -1:
     cdef uint64_t _
     if turn.raft.cut_to != NO_CUT:
         turn.log.cut(turn.raft.cut_to)
+        turn.cut_configs(turn.raft.cut_to)
     if turn.raft.append_from == 0:
         return 0
     for _ in range(m.count):
@@ -235,8 +262,7 @@ cdef int keep(Turn turn, const char *records, const Message *m) except -1:
         if r.index >= turn.raft.append_from:
             turn.log.append_record(at)
             if unlikely(r.kind == ENTRY_CONFIG):
-                turn.config_index = r.index
-                turn.adopt(at + RECORD_HEADER, r.length - RECORD_HEADER)
+                turn.adopt((r.index, at[RECORD_HEADER:r.length]))
         at += padded(r.length)
     return 0
 
@@ -371,7 +397,7 @@ cdef object on_offer(Turn turn, int slot, const Frame *f, uint64_t now):
         return "an offer of a snapshot with fields that do not fit"
     if (f.term != turn.raft.term or turn.raft.leader != turn.members.id[slot]
             or turn.raft.version != turn.raft.saved     # no snapshot of a term before the term
-            or (turn.raft.formed and not turn.counts(slot))
+            or not turn.hears(slot)
             or (offer.index <= turn.raft.commit and not MUTANT(119))):
         return None
     if turn.transfer.offered(&offer, now):

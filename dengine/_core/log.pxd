@@ -35,7 +35,8 @@ cdef class Log(Segments):
     cdef uint64_t max_unflushed_us
 
     cdef uint64_t synced                    # on disk up to here
-    cdef uint64_t noop                      # newest no-op appended: counts only once synced
+    # newest no-op or configuration appended: counts only once synced
+    cdef uint64_t noop
     cdef uint64_t first_noop                # oldest one that may not be synced
     # since when something written or submitted waits for a sync; 0
     cdef uint64_t unsynced_us

@@ -7,7 +7,7 @@ cimport cython
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
 
-from dengine._core.codec cimport ENTRY_NOOP, Record, padded, record_encode
+from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, Record, padded, record_encode
 from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport publish, write_all
 from dengine._core.memory cimport grown
@@ -50,7 +50,7 @@ cdef class Log(Segments):
         cdef char *at = self.place_for(size)
         cdef uint32_t crc = record_encode(at, term, self.last + 1, kind, payload, n, self.last_crc)
         self.appended(size, term, crc)
-        if kind == ENTRY_NOOP:
+        if kind == ENTRY_NOOP or (kind == ENTRY_CONFIG and not MUTANT(163)):
             self.note_noop()
         return self.last
 
@@ -61,7 +61,7 @@ cdef class Log(Segments):
             raise InvariantError(f"record {r.index} appended after {self.last}")
         memcpy(self.place_for(size), record, size)
         self.appended(size, r.term, r.crc)
-        if r.kind == ENTRY_NOOP:
+        if r.kind == ENTRY_NOOP or (r.kind == ENTRY_CONFIG and not MUTANT(163)):
             self.note_noop()
         return 0
 

@@ -17,6 +17,7 @@ cdef class Peer(Link):
     cdef object on_up           # called with (self, slot) after the handshake
     cdef object on_lost         # called with (self) when the connection is gone
     cdef readonly int slot      # of the peer; -1: not known before its hello
+    cdef readonly uint64_t node     # its id; 0: likewise
     cdef readonly bint dialled
     cdef readonly bint bulk     # the second connection, for snapshots
     cdef readonly bint up       # after the handshake
@@ -34,5 +35,6 @@ cdef class Peer(Link):
     cdef object handshake(self, const Frame *f)
     cdef int hang_up(self) except -1
     cdef int say_hello(self) except -1
+    cdef int introduce(self, uint64_t to) except -1
     cdef int refuse(self, str why, uint8_t flags=*) except -1
     cdef int keep(self, const char *p, size_t n) except -1

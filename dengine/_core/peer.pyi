@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dengine._core.turn import Turn
 
 class Peer(asyncio.Protocol):
-    """One connection to a peer; `slot` is the one that was dialled, or -1 for an accepted one."""
+    """One connection to a peer; `node` is the one that was dialled, 0 for an accepted one."""
 
     def __init__(
         self,
         turn: Turn,
-        slot: int,
+        node: int,
         on_event: Callable[[Peer, str], None],
         on_up: Callable[[Peer, int], None],
         on_lost: Callable[[Peer], None],
@@ -19,6 +19,9 @@ class Peer(asyncio.Protocol):
     @property
     def slot(self) -> int:
         """Of the peer; -1: not known before its hello."""
+    @property
+    def node(self) -> int:
+        """Its id; 0: not known before its hello."""
     @property
     def dialled(self) -> bool: ...
     @property
@@ -42,3 +45,9 @@ class Peer(asyncio.Protocol):
         """Where the other side is, as text."""
     def look(self, ping_us: int, silent_us: int) -> None:
         """By the node's timer: a silent connection is given up, an idle one says something."""
+
+def question(node: int, to: int) -> bytes:
+    """What an empty node asks the node `to`: which cluster is this?"""
+
+def answered(data: bytes) -> int | None:
+    """The cluster that the answer names; None: it is not complete. ValueError: it is none."""

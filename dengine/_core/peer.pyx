@@ -3,16 +3,17 @@
 It decides whether the other side is the node it should be. What frames mean is frames.pyx.
 """
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memcpy, memmove
+from libc.string cimport memcpy, memmove, memset
 
 from dengine._core cimport frames as core
 from dengine._core.memory cimport grown
 from dengine._core.types cimport FRAME_MAX
 from dengine._core.wire cimport (FRAME_BYE, FRAME_CRC, FRAME_FETCH, FRAME_HELLO, FRAME_LENGTH,
                                  FRAME_OK, FRAME_PART, FRAME_PIECE, FRAME_PING, FRAME_UNKNOWN,
-                                 Hello, OUTDATED, Outbox, PROTOCOL, frame_check, hello_decode)
+                                 Hello, OUTDATED, Outbox, PROTOCOL, REMOVED, frame_check,
+                                 hello_decode)
 
 import socket
 
@@ -27,12 +28,14 @@ FAULTS = {
 
 
 cdef class Peer(Link):
-    """An asyncio protocol; `slot` is the peer that was dialled, -1 for an accepted one."""
+    """An asyncio protocol; `node` is the peer that was dialled, 0 for an accepted one."""
 
-    def __init__(self, Turn turn not None, int slot, on_event, on_up, on_lost, bint bulk=False):
+    def __init__(self, Turn turn not None, uint64_t node, on_event, on_up, on_lost,
+                 bint bulk=False):
         self.turn = turn
-        self.slot = slot
-        self.dialled = slot >= 0
+        self.node = node
+        self.slot = turn.slot_by_id(node) if node else -1
+        self.dialled = node != 0
         self.bulk = bulk
         self.on_event = on_event
         self.on_up = on_up
@@ -139,9 +142,13 @@ cdef class Peer(Link):
 
     # --------------------------------------------------------------------------------- handshake
     cdef int say_hello(self) except -1:
+        return self.introduce(self.node)
+
+    cdef int introduce(self, uint64_t to) except -1:
+        """Who this node is, said to the node of that id."""
         cdef Hello h
         cdef Outbox box = Outbox()
-        core.hello(self.turn, self.slot, &h)
+        core.hello(self.turn, to, &h)
         h.bulk = self.bulk
         box.hello(&h)
         self.transport.write(PyBytes_FromStringAndSize(box.data, box.size))
@@ -157,19 +164,29 @@ cdef class Peer(Link):
             return "no handshake: not a dengine peer"
         if h.protocol != PROTOCOL:
             return f"protocol version {h.protocol}, this node speaks {PROTOCOL}"
+        if h.cluster == 0 and h.last == 0 and not self.dialled:     # it asks which one it may join
+            self.introduce(h.node)
+            self.closed = True
+            self.transport.close()
+            return None
         if h.cluster != self.turn.meta.state.cluster:
             return "another cluster: check cluster.name and the ids in initial_cluster of both"
-        slot = self.turn.slot_by_id(h.node)
-        if h.node == self.turn.meta.state.node or slot < 0:
-            return f"node id {h.node}, which is not another member of this cluster"
+        slot = core.seat_of(self.turn, &h)
+        if core.removed(self.turn, slot, &h):
+            self.refuse(f"node {h.node} is no member of this cluster any more", REMOVED)
+            return None
+        if slot < 0:
+            return (f"node id {h.node}, which is not another member of this cluster: let `dengine "
+                    "member add` take it in")
         if h.to != self.turn.meta.state.node:
             return (f"node {h.node} looks for node {h.to} here, but this is node "
                     f"{self.turn.meta.state.node}: check the addresses in initial_cluster")
-        if self.dialled and slot != self.slot:
-            return f"node {h.node} answers at the address of node {self.turn.members.id[self.slot]}"
+        if self.dialled and h.node != self.node:
+            return f"node {h.node} answers at the address of node {self.node}"
         if self.dialled and h.bulk != self.bulk:
             return "a handshake of another kind of connection"
         self.slot = slot
+        self.node = h.node
         self.bulk = h.bulk
         if core.outdated(self.turn, slot, &h):
             self.refuse(f"the directory of node {h.node} is an older copy of one that was started "
@@ -274,3 +291,29 @@ cdef class Peer(Link):
             box.end()
             self.sent_us = now
             self.transport.write(PyBytes_FromStringAndSize(box.data, box.size))
+
+
+# ------------------------------------------------------------------- for a node without a cluster
+def question(uint64_t node, uint64_t to):
+    """What an empty node asks the node `to`: which cluster is this?"""
+    cdef Hello h
+    cdef Outbox box = Outbox()
+    memset(&h, 0, sizeof(h))
+    h.protocol = PROTOCOL
+    h.node = node
+    h.to = to
+    box.hello(&h)
+    return PyBytes_FromStringAndSize(box.data, box.size)
+
+
+def answered(bytes data not None):
+    """The cluster that the answer names; None: it is not complete. ValueError: it is none."""
+    cdef Frame f
+    cdef Hello h
+    cdef size_t used
+    cdef int fault = frame_check(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), &f, &used)
+    if fault == FRAME_PART and len(data) <= HANDSHAKE_BYTES:
+        return None
+    if fault != FRAME_OK or f.kind != FRAME_HELLO or hello_decode(&f, &h):
+        raise ValueError("no dengine peer")
+    return h.cluster

@@ -2,18 +2,19 @@
 # is taken from the newest configuration in the log; a joint one needs a majority of both halves.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from dengine._core.codec cimport Members
+from dengine._core.members cimport Members
 from dengine._core.types cimport MAX_MEMBERS
 
 ctypedef struct Config:
-    int count
-    uint64_t id[MAX_MEMBERS]            # ascending: the slot of a member is its place here
+    int count                           # slots in use lie below it
+    uint64_t id[MAX_MEMBERS]            # by slot, which a member keeps for life; 0: free
     uint32_t voters                     # bit per slot
     uint32_t outgoing                   # the other half of a joint configuration, else 0
 
 cdef void config_from(Config *to, const Members *m) noexcept nogil
 cdef int slot_of(const Config *c, uint64_t node) noexcept nogil             # -1: not a member
-cdef bint is_voter(const Config *c, uint64_t node) noexcept nogil
+cdef bint is_voter(const Config *c, uint64_t node) noexcept nogil          # of either half
+cdef bint stays_voter(const Config *c, uint64_t node) noexcept nogil       # of the newer half
 cdef int voters_below(const Config *c, uint64_t node) noexcept nogil        # its rank
 cdef bint sole_voter(const Config *c, uint64_t node) noexcept nogil
 # The highest x that a quorum has: value[slot] >= x for a majority (of both halves).

@@ -4,8 +4,8 @@ It counts; it knows no roles, terms or logs.
 """
 from libc.string cimport memset
 
-from dengine._core.codec cimport VOTER, VOTER_OLD
 from dengine._core.fault cimport MUTANT
+from dengine._core.members cimport VOTER, VOTER_OLD
 
 cdef extern from * nogil:
     int popcount "__builtin_popcount"(unsigned int)
@@ -34,6 +34,11 @@ cdef int slot_of(const Config *c, uint64_t node) noexcept nogil:
 cdef bint is_voter(const Config *c, uint64_t node) noexcept nogil:
     cdef int slot = slot_of(c, node)
     return slot >= 0 and ((c.voters | c.outgoing) >> slot & 1) != 0
+
+
+cdef bint stays_voter(const Config *c, uint64_t node) noexcept nogil:
+    cdef int slot = slot_of(c, node)
+    return slot >= 0 and (c.voters >> slot & 1) != 0
 
 
 cdef int voters_below(const Config *c, uint64_t node) noexcept nogil:
@@ -66,7 +71,7 @@ cdef uint64_t half_value(uint32_t half, int count, const uint64_t *value) noexce
 
 cdef uint64_t quorum_value(const Config *c, const uint64_t *value) noexcept nogil:
     cdef uint64_t new = half_value(c.voters, c.count, value)
-    if c.outgoing == 0:
+    if c.outgoing == 0 or MUTANT(157):
         return new
     cdef uint64_t old = half_value(c.outgoing, c.count, value)
     return new if new < old else old
@@ -75,7 +80,8 @@ cdef uint64_t quorum_value(const Config *c, const uint64_t *value) noexcept nogi
 cdef bint quorum_has(const Config *c, uint32_t slots) noexcept nogil:
     if 2 * (popcount(c.voters & slots) + MUTANT(2)) <= popcount(c.voters):
         return False
-    return c.outgoing == 0 or 2 * popcount(c.outgoing & slots) > popcount(c.outgoing)
+    return (c.outgoing == 0 or 2 * popcount(c.outgoing & slots) > popcount(c.outgoing)
+            or MUTANT(157))
 
 
 cdef bint all_have(const Config *c, uint32_t slots) noexcept nogil:

@@ -1,17 +1,16 @@
-"""Elections, terms, votes and the follower's side. See raft.pxd for what goes in and out.
+"""Elections, terms and votes. See raft.pxd for what goes in and out.
 
 References: R is the Raft paper (Ongaro and Ousterhout 2014), D Ongaro's dissertation.
 """
 cimport cython
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
 
 from dengine._core.consensus cimport (CANDIDATE, DIVERGED, FOLLOWER, FORCED, FULL, GRANTED, LEADER,
                                       MARKED, MSG_APPEND, MSG_DURABLE, MSG_HEARD,
                                       MSG_TIMEOUT_NOW, MSG_VOTE, MSG_VOTED, PACKED, PRE,
                                       PRECANDIDATE, REJECTED, message)
 from dengine._core.fault cimport MUTANT
-from dengine._core.memory cimport grown
+from dengine._core.following cimport NO_CUT
 from dengine._core.quorum cimport (all_have, is_voter, quorum_has, slot_of, sole_voter,
                                    voters_below)
 from dengine._core.terms cimport Terms
@@ -19,20 +18,9 @@ from dengine._core.types cimport unlikely
 
 from dengine.errors import InvariantError
 
-cdef enum:
-    FIRST = 16                  # messages that an array starts with
-
 
 @cython.final
-cdef class Raft(Replication):
-    def __cinit__(self):
-        self.out = NULL
-        self.held = NULL
-
-    def __dealloc__(self):
-        free(self.out)
-        free(self.held)
-
+cdef class Raft(Following):
     # ------------------------------------------------------------------------------------- life
     cdef int open(self, const Options *opt, Terms terms, uint64_t term, uint64_t vote,
                   uint64_t commit, uint64_t now_us) except -1:
@@ -53,11 +41,15 @@ cdef class Raft(Replication):
             raise InvariantError(f"the log holds term {terms.last_term()}, the hard state {term}")
         return 0
 
-    cdef int adopt(self, const Config *config, bint formed, uint64_t now_us) except -1:
+    cdef int adopt(self, const Config *config, uint64_t index, uint64_t now_us) except -1:
         """A configuration acts from its append, or is the one that would form the cluster."""
         cdef bint first = self.config.count == 0
-        self.config = config[0]
-        self.formed = formed
+        cdef bint formed = index != 0
+        if self.role == LEADER and sole_voter(&self.config, self.opt.id):
+            self.confirmed_us = now_us          # nobody else was to be asked until now
+            self.lease_until_us = 0 if self.given else now_us + self.opt.lease_us
+        self.reseat(config)
+        self.config_index = index
         if not first:
             return 0
         if sole_voter(config, self.opt.id):
@@ -73,10 +65,11 @@ cdef class Raft(Replication):
     # ----------------------------------------------------------------------------------- inputs
     cdef int tick(self, uint64_t now_us) except -1:
         if self.role == LEADER:
-            if self.stalled or self.diverged:
+            if self.stalled or self.diverged or self.is_out():
                 self.follow(self.term, 0, now_us)
             elif sole_voter(&self.config, self.opt.id):
-                return 0
+                if self.config.count > 1 and now_us >= self.heartbeat_due_us:
+                    self.mark_due()             # there may be learners
             elif now_us > self.confirmed_us + self.opt.timeout_us and not MUTANT(13):    # D 6.2
                 self.follow(self.term, 0, now_us)
             elif self.full and self.roomy() and not MUTANT(132):
@@ -178,6 +171,10 @@ cdef class Raft(Replication):
         self.election_due_us = (now_us + self.opt.promise_us + self.full * self.opt.timeout_us
                                 + self.draw(self.opt.timeout_us - self.opt.promise_us))
 
+    cdef bint is_out(self) noexcept:
+        return self.config_index <= self.commit and not is_voter(&self.config, self.opt.id) and (
+            self.config_index != 0)
+
     cdef int follow(self, uint64_t term, uint64_t leader, uint64_t now_us) except -1:
         if term > self.term:
             self.term = term
@@ -226,7 +223,7 @@ cdef class Raft(Replication):
             self.election_due_us = now_us + RANK_US
         else:
             self.reset_election(now_us)
-            if not self.formed:                 # everyone is here: no need to be patient
+            if self.config_index == 0:          # everyone is here: no need to be patient
                 self.election_due_us = now_us + self.opt.heartbeat_us + self.draw(
                     self.opt.heartbeat_us)
         for i in range(self.config.count):
@@ -371,130 +368,5 @@ cdef class Raft(Replication):
             return self.announce(m.count == 0)
         return self.send(&reply, True)
 
-    cdef int matches(self, const Message *m, Message *reply) except -1:
-        """Does prev lie in this log? If not, where the two logs may still agree (R 5.3)."""
-        if m.index < self.terms.base:
-            return True                         # compacted, so committed, so equal
-        if (self.terms.at(m.index) == m.index_term or MUTANT(18)) and m.index <= self.last:
-            return True
-        if unlikely(m.index <= self.commit):
-            raise InvariantError(
-                f"the leader's entry {m.index} has term {m.index_term}, the committed one here "
-                f"has {self.terms.at(m.index)}")
-        reply.index = self.terms.agree(m.index, m.index_term)
-        reply.index_term = self.terms.at(reply.index)
-        return False
-
-    cdef int accept(self, const Message *m) except -1:
-        """Entries after a prev that matches: skip those here, cut what conflicts (R 5.3)."""
-        cdef uint64_t index = m.index, end = m.index + m.count, left
-        cdef uint32_t run = 0
-        left = m.runs[0].count if m.run_count else 0
-        while index < end and index < self.last:        # entries that may be here already
-            while left == 0:
-                run += 1
-                left = m.runs[run].count
-            if index + 1 > self.terms.base and (
-                    self.terms.at(index + 1) != m.runs[run].term or MUTANT(17)):
-                if unlikely(index < self.commit):
-                    raise InvariantError(f"the leader would overwrite committed entry {index + 1}")
-                self.cut_to = index
-                self.terms.cut(index)
-                self.last = index
-                if self.durable > index and not MUTANT(55):
-                    self.durable = index
-                break
-            index += 1
-            left -= 1
-        if index < end:
-            self.append_from = index + 1
-            while index < end:
-                while left == 0:
-                    run += 1
-                    left = m.runs[run].count
-                self.terms.append(m.runs[run].term, left)
-                index += left
-                left = 0
-            self.last = end
-        if end > self.verified:
-            self.verified = end
-        if MUTANT(16):
-            end = self.last
-        index = m.commit if m.commit < end else end     # only what this message verified
-        if index > self.commit:
-            self.commit = index
-        return 0
-
-    cdef int restart(self, uint64_t index, uint64_t term) except -1:
-        self.terms = Terms(index, term)
-        self.last = self.durable = self.commit = self.verified = index
-        self.announced = 0
-        return self.announce(True)
-
-    cdef int announce(self, bint again) except -1:
-        """Tells the leader how much of what matches its log is durable here."""
-        cdef uint64_t index = self.durable
-        if (self.verified < index and not MUTANT(56)) or MUTANT(19):
-            index = self.verified
-        cdef Message m
-        if self.doubt and index:
-            self.remember(self.durable if MUTANT(94) else self.verified if MUTANT(95) else index)
-        if (self.leader == 0 or self.leader == self.opt.id or index == 0 or self.diverged
-                or not (index > self.announced or again)):
-            return 0
-        self.announced = index
-        message(&m, MSG_DURABLE, self.leader, self.term)
-        m.index = index
-        return self.send(&m, True)
-
-    cdef int remember(self, uint64_t index) except -1:
-        """Has a node in doubt, which holds its leader's log up to `index`, got all back?"""
-        if ((self.term > self.start_term or MUTANT(92)) and self.terms.at(index) == self.term):
-            return self.end_doubt()             # the no-op of a later term and all before it
-        if self.target and (index >= self.target or MUTANT(93)):
-            return self.end_doubt()
-        return 0
-
-    cdef int end_doubt(self) except -1:
-        self.doubt = False
-        return self.save_again()
-
-    cdef int save_again(self) except -1:
-        self.version += 1
-        self.save = True
-        return 0
-
-    # ---------------------------------------------------------------------- outputs to the turn
     cdef uint64_t known_leader(self) noexcept:
         return self.leader if self.term == self.saved_term or MUTANT(120) else 0
-
-    cdef void taken(self) noexcept:
-        self.out_count = 0
-        self.grant_count = 0
-
-    cdef int send(self, const Message *m, bint after_save) except -1:
-        """Into Ready; or kept until the hard state that it relies on is saved."""
-        if after_save and self.version > self.saved:
-            self.held = <Held *>grown(self.held, self.held_count + 1, &self.held_capacity,
-                                      sizeof(Held), FIRST)
-            self.held[self.held_count].message = m[0]
-            self.held[self.held_count].version = self.version
-            self.held_count += 1
-            return 0
-        self.out = <Message *>grown(self.out, self.out_count + 1, &self.out_capacity,
-                                    sizeof(Message), FIRST)
-        self.out[self.out_count] = m[0]
-        self.out_count += 1
-        return 0
-
-    cdef int release(self) except -1:
-        cdef size_t i, kept = 0, n = self.held_count
-        self.held_count = 0
-        for i in range(n):
-            if self.held[i].version <= self.saved:
-                self.send(&self.held[i].message, False)
-            else:
-                self.held[kept] = self.held[i]
-                kept += 1
-        self.held_count = kept
-        return 0

@@ -18,7 +18,7 @@ ctypedef struct Base:
 cdef class Found:
     cdef Terms terms
     cdef readonly uint64_t commit           # known committed, from the newest mark
-    cdef readonly uint64_t config           # index of the configuration; 0: none
+    cdef readonly list configs              # indexes of configurations, ascending
     cdef readonly list notes                # what was cut and why, one sentence each
     cdef Position mark                      # newest valid one; epoch 0: none
     cdef uint64_t sequence                  # of that mark

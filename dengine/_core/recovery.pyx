@@ -76,7 +76,7 @@ cdef class Scan:
             self.restart(self.base.index, self.base.term, self.base.crc)
         end = self.log.last
         self.found.commit = min(self.found.mark.commit, end)
-        self.found.config = max(self.configs, default=0)
+        self.found.configs = self.configs
         if not self.proved and mark.index > self.base.index:
             self.corrupt(self.fault or f"{self.name(mark.epoch)} is missing, but a completed sync "
                          f"proves entries up to {mark.index} in it")

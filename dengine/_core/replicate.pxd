@@ -109,6 +109,7 @@ cdef class Replication:
     cdef bint no_space(self) noexcept
 
     # for raft
+    cdef void reseat(self, const Config *config) noexcept       # it acts from now on
     cdef void start_leading(self, uint64_t now_us) noexcept
     cdef void stop_leading(self) noexcept
     # `diverged` afterwards: a majority says that this log is the odd one
@@ -121,6 +122,7 @@ cdef class Replication:
     cdef bint may_go(self) noexcept                             # the successor has everything
 
     # private
+    cdef void forget(self, int slot) noexcept                   # another directory may answer there
     cdef int confirm(self, uint64_t now_us) except -1
     cdef bint outdoes(self, int a, int b) noexcept
     cdef void on_diverged(self, Progress *p) noexcept

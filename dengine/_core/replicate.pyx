@@ -8,7 +8,8 @@ from libc.string cimport memmove, memset
 from dengine._core.consensus cimport DIVERGED, FULL, LEADER, MSG_APPEND, PACKED, REJECTED
 from dengine._core.fault cimport MUTANT
 from dengine._core.memory cimport grown
-from dengine._core.quorum cimport is_voter, quorum_has, quorum_value, slot_of, sole_voter
+from dengine._core.quorum cimport (is_voter, quorum_has, quorum_value, slot_of, sole_voter,
+                                   stays_voter)
 from dengine._core.types cimport MAX_MEMBERS, RUNS, WINDOW_BYTES, unlikely
 
 from dengine.errors import InvariantError
@@ -56,7 +57,24 @@ cdef class Replication:
             self.peers[i].probing = True
             self.peers[i].diverged = False
             self.peers[i].packed = False
-        self.full_slots = <uint32_t>self.full << slot_of(&self.config, self.opt.id)
+        self.full_slots = 0
+        if self.full:
+            self.full_slots = <uint32_t>1 << slot_of(&self.config, self.opt.id)
+
+    cdef void reseat(self, const Config *config) noexcept:
+        """What was known of a slot's member is forgotten where another takes it."""
+        cdef int i
+        for i in range(MAX_MEMBERS):
+            if i >= config.count or i >= self.config.count or config.id[i] != self.config.id[i]:
+                self.forget(i)
+        self.config = config[0]
+
+    cdef void forget(self, int slot) noexcept:
+        cdef Progress *p = &self.peers[slot]
+        memset(p, 0, sizeof(Progress))
+        p.next = self.last + 1
+        p.probing = True
+        self.full_slots &= ~(<uint32_t>1 << slot)
 
     cdef void stop_leading(self) noexcept:
         self.waiting_count = 0                  # their askers ask the next leader
@@ -280,7 +298,7 @@ cdef class Replication:
         cdef int i, best = -1
         for i in range(self.config.count):
             if (self.config.id[i] == self.opt.id or not self.peers[i].up
-                    or not is_voter(&self.config, self.config.id[i])):
+                    or not stays_voter(&self.config, self.config.id[i])):
                 continue
             if best < 0 or self.outdoes(i, best):
                 best = i

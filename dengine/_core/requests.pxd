@@ -6,9 +6,9 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from dengine._core.apply cimport Machine
-from dengine._core.codec cimport Members
 from dengine._core.kv cimport KV
 from dengine._core.log cimport Log
+from dengine._core.members cimport Members
 from dengine._core.raft cimport Raft
 from dengine._core.reads cimport Reads
 from dengine._core.replicate cimport Grant
@@ -21,6 +21,8 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t last               # its last index then: 0, an empty log
     uint64_t start              # likewise: of its directory, and by which process
     uint64_t nonce
+    uint64_t config             # likewise: index of the newest configuration that names it
+    bint dismissed              # it was told that it is no member
     uint64_t number             # grows with each connection
     uint64_t bulk_number        # likewise, of second ones
 

@@ -10,7 +10,8 @@ from dengine._core.fault cimport MUTANT
 from dengine._core.quorum cimport slot_of
 from dengine._core.reads cimport Batch
 from dengine._core.types cimport (EVENTUAL, FRAME_ENTRIES, LEASE, MISSING, NOT_PROPOSED, NO_SPACE,
-                                  OK, SMALL, TICK_US, UNAVAILABLE, UNKNOWN, Item, unlikely)
+                                  OK, OVERLOADED, SMALL, TICK_US, UNAVAILABLE, UNKNOWN, Item,
+                                  unlikely)
 from dengine._core.wire cimport FRAME_FORWARD, FRAME_GRANTED, FRAME_READ, LEASE_READ, Outbox
 
 cdef extern from "Python.h":
@@ -48,7 +49,7 @@ cdef class Requests:
                         self.backlog.append(waiter)
                         self.backlog_bytes += PyBytes_GET_SIZE(waiter.command)
                     else:
-                        self.results.add_waiter(waiter, NOT_PROPOSED)
+                        self.results.add_waiter(waiter, OVERLOADED)
                 elif self.may_read(waiter.policy):
                     item = self.kv.get(PyBytes_AS_STRING(waiter.key),
                                        <uint32_t>PyBytes_GET_SIZE(waiter.key))
@@ -58,7 +59,7 @@ cdef class Requests:
                 elif self.reads.waiting < self.waiting_reads:
                     self.reads.add(waiter)
                 else:
-                    self.results.add_waiter(waiter, UNAVAILABLE)
+                    self.results.add_waiter(waiter, OVERLOADED)
             self.reads.close_batches()
         if not self.session.ready:
             self.register(now_us)
@@ -239,7 +240,7 @@ cdef class Requests:
         cdef int slot = self.leader_slot(now_us)
         cdef Outbox box
         cdef bytes command
-        if now_us < self.register_due_us or self.raft.begin or not self.raft.formed:
+        if now_us < self.register_due_us or self.raft.begin or self.raft.config_index == 0:
             return 0
         if self.raft.role != LEADER and slot < 0:
             return 0

@@ -11,6 +11,7 @@ from cpython.ref cimport PyObject
 
 from dengine._core.codec cimport Command
 from dengine._core.idempotency cimport Idempotency
+from dengine._core.members cimport Members
 from dengine._core.types cimport MAX_MEMBERS, PENDING, Item, Waiter
 
 ctypedef struct Result:
@@ -60,6 +61,7 @@ cdef class Session:
     cdef PyObject *pending[PENDING]         # by sequence: one reference each
     cdef Registered table[MAX_MEMBERS]      # replicated: the newest session of each node
     cdef int table_count
+    cdef Members members                    # replicated: who may have one
     cdef uint64_t clock_ms                  # replicated: elapsed time of leaders
     cdef Idempotency idempotency            # replicated
 
@@ -77,10 +79,12 @@ cdef class Session:
     # leader can have proposed it either; else it is sent again, and this is NULL.
     cdef PyObject *refused(self, uint64_t sequence, bint no_room) noexcept
     cdef int register(self, const Command *c, uint64_t index) except -1
+    cdef int reconfigure(self, const char *payload, size_t n) except -1     # others' sessions end
     # Where the result of a write goes that is to be applied; NULL: it was, nobody waits for it, or
     # its session has ended.
     cdef Applied *admit(self, const Command *c) noexcept
     cdef Registered *add(self) except NULL                      # to the table
     # Whose results came with a snapshot are told; is this process's session in its table?
     cdef int recognise(self, Results to) except -1
+    cdef bint is_member(self, uint64_t node, uint64_t incarnation) noexcept
     cdef int expire(self, uint64_t now_us, int status, Results to) except -1

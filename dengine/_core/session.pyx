@@ -9,6 +9,7 @@ from libc.string cimport memset
 
 from dengine._core.codec cimport stamp
 from dengine._core.fault cimport MUTANT
+from dengine._core.members cimport members_decode, slot_in
 from dengine._core.memory cimport grown
 from dengine._core.tree cimport item_drop, item_hold
 from dengine._core.types cimport NOT_PROPOSED, unlikely
@@ -166,14 +167,37 @@ cdef class Session:
             return NULL
         return self.withdraw(sequence)
 
+    cdef int reconfigure(self, const char *payload, size_t n) except -1:
+        cdef Registered ended
+        cdef int i = 0
+        memset(&self.members, 0, sizeof(self.members))
+        if members_decode(payload, n, &self.members):
+            raise InvariantError("an entry of the log holds no configuration of this version")
+        while i < self.table_count:
+            if self.is_member(self.table[i].node, self.table[i].incarnation) or MUTANT(159):
+                i += 1
+                continue
+            ended = self.table[i]               # its ring goes to whoever comes next
+            self.table_count -= 1
+            self.table[i] = self.table[self.table_count]
+            self.table[self.table_count] = ended
+        return 0
+
+    cdef bint is_member(self, uint64_t node, uint64_t incarnation) noexcept:
+        cdef int slot = slot_in(&self.members, node)
+        return slot >= 0 and self.members.incarnation[slot] == incarnation
+
     cdef int register(self, const Command *c, uint64_t index) except -1:
         cdef Registered *r = NULL
         cdef int i
+        if not self.is_member(c.node, c.incarnation) and not MUTANT(160):
+            return 0                            # it was removed since it asked
         for i in range(self.table_count):
             if self.table[i].node == c.node:
                 r = &self.table[i]
         if r == NULL:
             r = self.add()
+            r.nonce = r.incarnation = 0         # the ring's last owner is gone
         if r.node == c.node and (r.nonce == c.nonce or MUTANT(50)) and (
                 r.incarnation == c.incarnation and not MUTANT(85)):
             return 0                            # a repeat changes nothing

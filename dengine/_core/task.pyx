@@ -9,11 +9,11 @@ from dengine._core.codec cimport (DELETE, DELETE_IF, GET, IS_REVISION, PUT, PUT_
                                   encode_delete_if, encode_put, encode_put_if, text)
 from dengine._core.kv cimport value_of
 from dengine._core.types cimport (CONFLICT, EVENTUAL, LEASE, LINEARIZABLE, MISSING, NOT_PROPOSED,
-                                  NO_SPACE, OK, UNAVAILABLE, UNKNOWN, Item, unlikely)
+                                  NO_SPACE, OK, OVERLOADED, UNAVAILABLE, UNKNOWN, Item, unlikely)
 
 from dengine._core.types import Entry
 from dengine.errors import (ClosedError, ConflictError, NoSpaceError, NotProposedError,
-                            OutcomeUnknownError, UnavailableError)
+                            OutcomeUnknownError, OverloadedError, UnavailableError)
 
 from asyncio import get_running_loop
 from threading import Lock
@@ -33,6 +33,10 @@ cdef object failure(int status, uint64_t revision, object failed):
     if status == NOT_PROPOSED:
         return NotProposedError("no leader took this write before its deadline: nothing was "
                                 "changed; repeating it is safe")
+    if status == OVERLOADED:
+        return OverloadedError("this node has as much to do as limits.waiting_writes, "
+                               "waiting_bytes or waiting_reads let it take: nothing was changed; "
+                               "repeat it later")
     if status == NO_SPACE:
         return NoSpaceError("the disks of a majority are full: nothing was changed; make room on "
                             "them, no restart is needed")

@@ -21,7 +21,6 @@ cdef struct Fetch:              # entries that are being read from disk for a pe
 
 
 cdef class Turn(Upkeep):
-    cdef list links                         # Link or None, by slot
     cdef uint64_t last_us                   # when the previous turn ran
     cdef bint in_turn
     cdef bint scheduled

@@ -12,6 +12,7 @@ class Turn:
     on_results: Callable[[], None] | None
     on_fatal: Callable[[Exception], None] | None
     on_role: Callable[[], None] | None
+    on_members: Callable[[], object] | None
     on_snapshot: Callable[[Work], None] | None
     def snapshot_ended(self, work: Work) -> None:
         """Whoever stepped it is done with it."""

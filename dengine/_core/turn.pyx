@@ -5,14 +5,14 @@ from libc.stdlib cimport malloc
 from os import fsdecode
 
 from dengine._core.apply cimport Machine
-from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_jump, encode_members
+from dengine._core.codec cimport ENTRY_CONFIG, ENTRY_NOOP, encode_jump
 from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.flush cimport load_acquire
-from dengine._core.quorum cimport Config, config_from
+from dengine._core.members cimport encode_members
 from dengine._core.raft cimport Raft
 from dengine._core.types cimport (APPLY_ENTRIES, APPLY_US, FRAME_ENTRIES, JOB_META, JOB_PREPARE,
-                                  JOB_READ, JOB_WRITE, JUMP, MAX_MEMBERS, PAGE, STOPPED, Link,
+                                  JOB_READ, JOB_WRITE, JUMP, PAGE, STOPPED, Link,
                                   likely, unlikely)
 from dengine._core.transfer cimport TRANSFER
 from dengine._core.watch cimport begin_watch, end_watch
@@ -33,9 +33,6 @@ cdef enum:
 
 
 cdef class Turn(Upkeep):
-    def __cinit__(self):
-        self.links = [None] * MAX_MEMBERS
-
     cdef int submit(self, Waiter waiter) except -1:
         self.inbox.append(waiter)
         return self.schedule()
@@ -76,6 +73,10 @@ cdef class Turn(Upkeep):
                 self.take_inbox(now)
                 if unlikely(self.transfer.asking):
                     self.transfer.serve(now, self.raft.last)
+                if unlikely(self.under_way):
+                    self.steer(now)
+                if unlikely(self.visited):
+                    self.dismiss(now)
                 more = self.ready(now) and self.ready(now)
                 more |= self.apply()
                 if unlikely(self.checkpoint.due(self.machine.applied, self.log.bytes_written, now)):
@@ -237,15 +238,13 @@ cdef class Turn(Upkeep):
 
     cdef int begin_term(self) except -1:
         """The no-op of a term; before the first, the configuration of the cluster."""
-        cdef Config config
         cdef bytes payload
-        cdef uint64_t n = 1
-        if not self.raft.formed:
+        cdef uint64_t index, n = 1
+        if self.raft.config_index == 0:
             self.members.promise_ms = self.promise_ms
             payload = encode_members(&self.members)
-            self.config_index = self.log.append(self.raft.term, ENTRY_CONFIG, payload, len(payload))
-            config_from(&config, &self.members)
-            self.raft.adopt(&config, True, 0)
+            index = self.log.append(self.raft.term, ENTRY_CONFIG, payload, len(payload))
+            self.adopt((index, payload))
             n = 2
         payload = encode_jump(JUMP) if self.raft.by_all and not MUTANT(110) else b""
         self.log.append(self.raft.term, ENTRY_NOOP, payload, len(payload))

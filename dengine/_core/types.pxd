@@ -94,6 +94,7 @@ cdef enum Status:               # what a Waiter is told
     NO_SPACE = 7                # never proposed: the disks of a majority are full
     MISMATCH = 8                # another request under a used Idempotency-Key: nothing was changed
     KEYS_FULL = 9               # no room for one more Idempotency-Key: nothing was changed
+    OVERLOADED = 10             # too much waits already: nothing was begun
 
 
 cdef enum Policy:               # of a read

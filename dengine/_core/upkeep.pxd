@@ -1,36 +1,29 @@
-# What a node does beside serving: the configuration that acts, snapshots that are taken, offered
-# and installed, the log that goes behind them.
+# What a node does beside serving: snapshots that are taken, offered and installed, the log that
+# goes behind them.
 #
 # Upkeep decides when; checkpoint and transfer know files, raft and log what lives. turn.pxd adds
 # the loop that calls it.
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 
 from dengine._core.checkpoint cimport Checkpoint
-from dengine._core.meta cimport Meta
-from dengine._core.requests cimport Requests
+from dengine._core.membership cimport Membership
 from dengine._core.transfer cimport Transfer
 from dengine._core.types cimport Job, Work
 from dengine._core.worker cimport Worker
 
 
-cdef class Upkeep(Requests):
-    cdef readonly Meta meta
+cdef class Upkeep(Membership):
     cdef Worker flusher
     cdef Worker preparer
     cdef readonly Checkpoint checkpoint
     cdef readonly Transfer transfer
     cdef uint64_t keep_bytes                # of the log that is in snapshots, for peers that lag
-    cdef uint64_t config_index              # of the configuration in `members`; 0: not formed
-    cdef uint32_t promise_ms
-    cdef list bulks                         # Link or None, by slot: second connections
-    cdef list bulk_boxes                    # Outbox, by slot
     # called with a Work: a thread is to step it, then to call snapshot_ended with it; or None.
     # After the turn that began it: to start a thread waits for it, and lets others run meanwhile.
     cdef public object on_snapshot
     cdef list begun                         # Works that on_snapshot has not been called with
 
     cdef int schedule(self) except -1       # a turn runs soon
-    cdef int slot_by_id(self, uint64_t node) noexcept
     # Snapshots
     cpdef int snapshot_ended(self, Work work) except -1         # from any thread, under the GIL
     cdef int begin_snapshot(self) except -1
@@ -41,8 +34,3 @@ cdef class Upkeep(Requests):
     cdef int begin_load(self) except -1
     cdef int start_works(self) except -1
     cdef int install(self, uint64_t now_us) except -1
-    # The configuration in the log or in a snapshot, n bytes at payload, acts from now on.
-    cdef int adopt(self, const char *payload, size_t n) except -1
-    # Votes and acknowledgements count only from the directory that the configuration names.
-    cdef bint counts(self, int slot) noexcept
-    cdef int announce_links(self, uint64_t now_us) except -1

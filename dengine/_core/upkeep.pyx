@@ -1,81 +1,26 @@
-"""Upkeep: which configuration acts, when a snapshot is taken or installed. See upkeep.pxd."""
+"""Upkeep: when a snapshot is taken, offered or installed. See upkeep.pxd."""
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
 from dengine._core.checkpoint cimport engine_decode, engine_encode
-from dengine._core.codec cimport Members, members_decode
 from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.kv cimport KV, remains_free
-from dengine._core.quorum cimport Config, config_from
 from dengine._core.snapshot cimport SnapshotHeader
 from dengine._core.transfer cimport Loader, Offer, Piece
-from dengine._core.types cimport MAX_MEMBERS
 from dengine._core.wire cimport FRAME_FETCH, FRAME_OFFER, FRAME_PIECE, Outbox
 
-from dengine.errors import ConfigError, InvariantError
 
 cdef enum:
     ROOM = 4                    # jobs of an install: the store, two snapshots
 
 
-cdef class Upkeep(Requests):
+cdef class Upkeep(Membership):
     def __cinit__(self):
-        self.bulks = [None] * MAX_MEMBERS
-        self.bulk_boxes = [Outbox() for _ in range(MAX_MEMBERS)]
         self.begun = []
 
     cdef int schedule(self) except -1:
         raise NotImplementedError
-
-    # ---------------------------------------------------------------------------- configuration
-    cdef int adopt(self, const char *payload, size_t n) except -1:
-        cdef uint64_t now = self.io.now_us(self.io.ctx)
-        cdef Members m
-        cdef Config config
-        cdef int i
-        memset(&m, 0, sizeof(m))
-        if members_decode(payload, n, &m):
-            raise InvariantError("an entry of the log holds no configuration of this version")
-        if m.promise_ms != self.promise_ms and not MUTANT(63):
-            raise ConfigError(
-                f"raft.election.election_timeout_min_ms is {self.promise_ms} here, but the cluster "
-                f"was formed with {m.promise_ms}: nothing was lost; set it to {m.promise_ms} and "
-                "restart")
-        for i in range(self.members.count):
-            if m.count != self.members.count or m.id[i] != self.members.id[i]:
-                raise ConfigError(
-                    "cluster.initial_cluster names the nodes "
-                    f"{[self.members.id[j] for j in range(self.members.count)]}, but the cluster "
-                    f"has {[m.id[j] for j in range(m.count)]}: nothing was lost; make the two "
-                    "agree")
-            if (m.id[i] == self.meta.state.node
-                    and m.incarnation[i] != self.meta.state.incarnation):
-                raise ConfigError(
-                    f"node {m.id[i]} is in the cluster with another data directory: this one holds "
-                    "nothing that counts; put the old directory back")
-        self.members = m
-        config_from(&config, &m)
-        self.raft.adopt(&config, True, now)
-        return self.announce_links(now)
-
-    cdef bint counts(self, int slot) noexcept:
-        return (self.raft.config.count != 0
-                and (self.members.incarnation[slot] == self.peers[slot].incarnation or MUTANT(49)))
-
-    cdef int announce_links(self, uint64_t now_us) except -1:
-        cdef int i
-        for i in range(self.members.count):
-            if self.peers[i].up and self.counts(i):
-                self.raft.link_up(self.members.id[i], now_us)
-        return 0
-
-    cdef int slot_by_id(self, uint64_t node) noexcept:
-        cdef int i
-        for i in range(self.members.count):
-            if self.members.id[i] == node:
-                return i
-        return -1
 
     # -------------------------------------------------------------------------------- snapshots
     cpdef int snapshot_ended(self, Work work) except -1:
@@ -86,7 +31,8 @@ cdef class Upkeep(Requests):
         """Of what is applied now. The store is pinned: a thread writes while the node serves."""
         cdef SnapshotHeader h
         cdef uint64_t index = self.machine.applied
-        if self.on_snapshot is None or not self.raft.formed or index < self.config_index:
+        if self.on_snapshot is None or index < self.raft.config_index or (
+                self.raft.config_index == 0):
             return 0
         if self.raft.version != self.raft.saved and not MUTANT(118):
             return 0                            # no snapshot of a term before the term is saved
@@ -96,8 +42,7 @@ cdef class Upkeep(Requests):
         h.index = index
         h.term = self.raft.terms.at(index)
         h.last_crc = self.log.crc_at(index)
-        self.checkpoint.begin(&h, self.kv, engine_encode(self.config_index, &self.members,
-                                                         self.session),
+        self.checkpoint.begin(&h, self.kv, engine_encode(self.newest(), self.session),
                               self.session.idempotency.pin(), self.log.bytes_written)
         self.begun.append(self.checkpoint.writer)
         return 0
@@ -114,7 +59,7 @@ cdef class Upkeep(Requests):
         if self.raft.role == LEADER and not self.alone:
             needed = self.raft.last
             for i in range(self.raft.config.count):
-                if self.raft.config.id[i] != self.raft.opt.id:
+                if self.members.flags[i] and self.raft.config.id[i] != self.raft.opt.id:
                     needed = min(needed, self.raft.peers[i].match)
         if self.log.compact(self.checkpoint.keep, needed, 0 if self.log.full else self.keep_bytes):
             self.raft.compact(self.log.first() - 1)
@@ -169,7 +114,7 @@ cdef class Upkeep(Requests):
         """The store of the leader's snapshot takes the place of this one, and of the log."""
         cdef Loader loader = self.transfer.loader
         cdef Offer *o = &self.transfer.offer
-        cdef bytes payload
+        cdef tuple config
         cdef KV old
         if loader.complete and self.raft.role != LEADER and (MUTANT(119) or (
                 o.index > self.raft.commit and self.raft.terms.at(o.index) != o.term)):
@@ -177,8 +122,7 @@ cdef class Upkeep(Requests):
             if not self.flusher.idle() or not self.preparer.has_room(ROOM):
                 self.flusher.hurry()
                 return 0
-            payload = engine_decode(loader.engine, loader.idempotency, &self.config_index,
-                                    self.session)
+            config = engine_decode(loader.engine, loader.idempotency, self.session)
             FAILPOINT(b"install.log")
             self.log.restart(o.index, o.term, o.last_crc)
             self.checkpoint.replace(o, self.log.bytes_written)
@@ -188,7 +132,8 @@ cdef class Upkeep(Requests):
             self.preparer.release(old.give_up(), remains_free)
             self.session.recognise(self.results)
             self.raft.restart(o.index, o.term)
-            self.adopt(payload, len(payload))
+            self.configs = []
+            self.adopt(config)
             self.transfer.installed += 1
             FAILPOINT(b"install.done")
         elif loader.complete:

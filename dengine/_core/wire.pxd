@@ -4,7 +4,9 @@
 # Frame (little-endian): u32 length of what follows · u32 crc (CRC-32C of what follows it) ·
 # u8 kind · u8 flags · u16 0 · u64 term · then by kind:
 #    HELLO     u16 protocol, u64 cluster, u64 node, u64 incarnation, u64 to,
-#              u64 last index (0: an empty log), u64 start, u64 nonce         flags BULK
+#              u64 last index (0: an empty log), u64 start, u64 nonce,
+#              u64 index of the newest configuration that names its directory, 0: none
+#                                                                                flags BULK
 #    VOTE      u64 last index, u64 last term                                     flags PRE FORCED
 #    VOTED     (no fields)                                     flags PRE GRANTED MARKED
 #    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round,
@@ -16,7 +18,7 @@
 #    READ      u64 ticket                                                        flags LEASE_READ
 #    GRANTED   u64 ticket, u64 index                                             flags REJECTED
 #    PING
-#    BYE       text: why the connection is closed                        flags OUTDATED
+#    BYE       text: why the connection is closed                        flags OUTDATED REMOVED
 #    OFFER     u64 index, u64 index term, u32 last crc, u32 header crc, u64 bytes: a snapshot
 #    FETCH     u64 index, u32 header crc, u64 offset
 #    PIECE     u64 index, u32 header crc, u64 offset, bytes of the snapshot
@@ -57,6 +59,7 @@ cdef enum:
     NO_ROOM = 1                 # flag of FRAME_REFUSED: for want of space, not of a leader
     BULK = 1                    # flag of FRAME_HELLO
     OUTDATED = 1                # flag of FRAME_BYE: the directory was started again after this one
+    REMOVED = 2                 # flag of FRAME_BYE: it is no member any more
 
 cdef packed struct FrameHeader:
     uint32_t length
@@ -89,6 +92,7 @@ ctypedef struct Hello:
     uint64_t last
     uint64_t start              # of the directory: the sequence of the save that began this run
     uint64_t nonce              # of the process
+    uint64_t config             # index of the newest configuration that names it; 0: none
     bint bulk
 
 cdef enum FrameFault:

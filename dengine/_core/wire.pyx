@@ -176,6 +176,7 @@ cdef class Outbox:
         self.put_u64(h.last)
         self.put_u64(h.start)
         self.put_u64(h.nonce)
+        self.put_u64(h.config)
         return self.end()
 
 
@@ -190,6 +191,7 @@ cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
     out.last = take_u64(&r)
     out.start = take_u64(&r)
     out.nonce = take_u64(&r)
+    out.config = take_u64(&r)
     out.bulk = f.flags == BULK
     return -1 if r.bad or f.flags & ~BULK or (r.at != r.end and out.protocol == PROTOCOL) else 0
 

@@ -14,6 +14,8 @@ from dengine.cli.cluster import cluster
 from dengine.cli.config import config
 from dengine.cli.kv import delete, get, put
 from dengine.cli.log import log
+from dengine.cli.member import member
+from dengine.cli.recover import recover
 from dengine.cli.rejoin import rejoin
 from dengine.cli.repair import repair
 from dengine.cli.serve import serve
@@ -62,6 +64,6 @@ def version() -> None:
         click.echo("dengine, from a checkout that is not installed")
 
 
-for command in (serve, cluster, put, get, delete, status, config, check, repair, rejoin, log,
-                snapshot, backup, restore, transfer, version):
+for command in (serve, cluster, put, get, delete, status, config, check, repair, recover, rejoin,
+                log, snapshot, backup, restore, transfer, member, version):
     root.add_command(command)

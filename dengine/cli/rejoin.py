@@ -42,17 +42,17 @@ def rejoin(directory: str, config_path: str, health: str) -> None:
         click.echo(f"{directory} has its hard state: a start needs nothing else")
         return
     identify(directory, found, setup)
-    others = {n for n, _ in setup.members} - {setup.node}
     said = [heard(url, setup) for url in health.split(",")]
-    terms = {node: term for node, term, _ in said}
-    if set(terms) != others:
+    terms = {node: term for node, term, *_ in said}
+    voters = set.union(*(voters for *_, voters in said)) - {setup.node}
+    if not voters <= set(terms):
         raise errors.UnavailableError(
-            f"nodes {sorted(terms)} answered, the others of this cluster are {sorted(others)}: "
-            "nothing was changed; name the health ports of all of them")
+            f"nodes {sorted(terms)} answered, the other voters of this cluster are "
+            f"{sorted(voters)}: nothing was changed; name the health ports of all of them")
     term = max([found.term, *terms.values()])
     lock = Directory(directory)
     try:
-        make_meta(os.fsencode(lock.path), setup, term, max(start for *_, start in said))
+        make_meta(os.fsencode(lock.path), setup, term, max(start for _, _, start, _ in said))
     finally:
         lock.close()
     click.echo(f"node {setup.node} is in term {term} again; start it: it recovers what it may have "
@@ -60,21 +60,19 @@ def rejoin(directory: str, config_path: str, health: str) -> None:
 
 
 def identify(directory: str, found: Examination, setup: Setup) -> None:
-    """The log says whose it is; the setup takes over the id of the directory."""
+    """The log says whose it is; the setup takes over the ids of the directory."""
     if not found.incarnation:
         raise errors.CorruptionError(
             f"{directory} holds no log that says whose it is: nothing was changed; the cluster has "
             "to go on without this node")
-    if len(setup.members) < 2 or found.cluster != setup.cluster:
-        raise errors.FormatError(
-            f"{directory} is of cluster {found.cluster:016x}, the configuration of "
-            f"{setup.cluster:016x}: nothing was changed; name the file of this node")
     setup.incarnation = found.incarnation
+    setup.cluster = found.cluster
 
 
-def heard(url: str, setup: Setup) -> tuple[int, int, int]:
-    """A node, the newest term that it has saved, and the newest start of this one it knows of."""
-    with opened(f"{url_of(url)}/health", HEALTH_S) as answer:
+def heard(url: str, setup: Setup) -> tuple[int, int, int, set[int]]:
+    """A node, the newest term that it has saved, the newest start of this one it knows of, and who
+    votes."""
+    with opened(f"{url_of(url)}/admin/status", HEALTH_S) as answer:
         said = json.load(answer)
     if said.get("cluster_id") != f"{setup.cluster:016x}":
         raise errors.FormatError(f"{url} is of cluster {said.get('cluster_id')}, not of "
@@ -85,4 +83,5 @@ def heard(url: str, setup: Setup) -> tuple[int, int, int]:
             f"node {said['node_id']} at {url} has no log, so it cannot say which terms there were: "
             "nothing was changed; put its directory back first")
     start = said["starts"].get(str(setup.node), 0)
-    return int(said["node_id"]), int(said["term"]), int(start)
+    voters = {row["id"] for row in said["members"] if row["role"] != "learner"}
+    return int(said["node_id"]), int(said["term"]), int(start), voters

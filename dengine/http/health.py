@@ -8,11 +8,12 @@ import os
 import re
 from collections.abc import Callable, Coroutine
 from typing import Protocol, cast
+from urllib.parse import parse_qs
 
 import httptools
 import msgspec
 
-from dengine.errors import Error, RequestError
+from dengine.errors import Error, OutcomeUnknownError, RequestError
 from dengine.http.metrics import CONTENT_TYPE, Metrics, Requests, Status
 from dengine.http.problem import Problem, answer, problem
 
@@ -20,6 +21,7 @@ REQUEST_BYTES = 8192        # a whole request; checks are far smaller
 CONNECTIONS = 128           # a few checkers, each one connection at a time
 TIMEOUT_S = 5.0             # for the whole connection, but for snapshots
 PIECE = 1 << 20             # bytes of a snapshot at once
+MEMBER = re.compile(rb"/admin/member/(add|promote|remove|replace)\?([^#]{1,400})")
 TRANSFER = re.compile(rb"/admin/transfer(?:\?to=([0-9]{1,18}))?")
 
 
@@ -38,7 +40,17 @@ class Node(Status, Protocol):
 
     async def transfer(self, to: int = 0) -> int: ...
 
+    async def change_members(self, what: str, node: int, address: str = "", *,
+                             promote: bool = False) -> None: ...
+
     def overview(self) -> dict[str, object]: ...
+
+
+def number_of(text: str) -> int:
+    """The id that is meant. Raises RequestError."""
+    if not text.isdecimal() or len(text) > 9:
+        raise RequestError(f"id={text} names no node: nothing was changed; give a number")
+    return int(text)
 
 
 class Health:
@@ -54,6 +66,9 @@ class Health:
             b"/replica": lambda bare: self.verdict(self.serves(node.is_replica), bare),
             b"/ready": lambda bare: self.verdict(self.serves(node.is_ready), bare),
             b"/health": lambda bare: self.health(bare),
+            b"/admin/members": lambda bare: answer(
+                200, "application/json", msgspec.json.encode(node.overview()["members"]),
+                bare=bare),
             b"/admin/status": lambda bare: answer(
                 200, "application/json", msgspec.json.encode(node.overview()), bare=bare),
             b"/metrics": lambda bare: answer(200, CONTENT_TYPE, self.metrics.text(), bare=bare),
@@ -136,6 +151,8 @@ class HealthConnection(asyncio.Protocol):
             self.begin(self.snapshot(method == b"POST"))
         elif method == b"POST" and (asked := TRANSFER.fullmatch(self.target)):
             self.begin(self.transfer(int(asked[1] or 0)))
+        elif method == b"POST" and (asked := MEMBER.fullmatch(self.target)):
+            self.begin(self.member(asked[1].decode(), asked[2].decode(errors="replace")))
         elif respond is None:
             self.answer(problem(Problem.NO_CHECK, bare))
         elif method not in (b"GET", b"HEAD"):
@@ -159,6 +176,25 @@ class HealthConnection(asyncio.Protocol):
             self.refuse(str(error), "bad_transfer", 400)
         except Error as error:
             self.refuse(str(error), "not_transferred")
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+
+    async def member(self, what: str, query: str) -> None:
+        """id=ID, and with add address=HOST:PORT and promote=1: a member is added, say."""
+        node = self.health.node
+        try:
+            fields = {name: values[0] for name, values in parse_qs(query).items()}
+            await node.change_members(what, number_of(fields.get("id", "")),
+                                      fields.get("address", ""),
+                                      promote=fields.get("promote") == "1")
+            self.transport.write(answer(200, "application/json",
+                                        msgspec.json.encode(node.overview()["members"])))
+        except RequestError as error:
+            self.refuse(str(error), "bad_change", 400)
+        except OutcomeUnknownError as error:
+            self.refuse(str(error), "outcome_unknown", 504)
+        except Error as error:
+            self.refuse(str(error), "not_changed")
         if not self.transport.is_closing():
             self.transport.write_eof()
 

@@ -122,7 +122,8 @@ def understand(op: Operation, answer: Answer) -> None:
         said = json.loads(answer.body)
         op.outcome = "ok" if said.get("deleted", 1) else "missing"
         op.revision = said["revision"]
-    elif answer.status < 500 or json.loads(answer.body)["code"] in ("not_proposed", "no_space"):
+    elif answer.status < 500 or json.loads(answer.body)["code"] in (
+            "not_proposed", "overloaded", "no_space"):
         op.outcome = "refused"
 
 

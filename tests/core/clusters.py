@@ -16,7 +16,7 @@ def agreed(cluster):
     """All nodes have one state and the same results, and they are what a plain replay of the log
     says."""
     assert cluster.run_until(cluster.settled, 10 * SECOND)
-    replay = history.check(cluster.commands(), cluster.clients)
+    replay = history.check(cluster.commands(), cluster.clients, cluster.configs())
     assert all(cluster.items(i) == replay.state and cluster.same_results(i, 0)
                for i in range(len(cluster.nodes)))
     return replay

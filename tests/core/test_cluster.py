@@ -363,7 +363,7 @@ def test_catching_up_from_old_segments(make, strategy):
         done(c, c.put(c.leader(), b"k%d" % (i % 5), b"%d" % i + b"." * 200_000))
     c.boot(late)
     assert c.run_until(c.settled, 10 * SECOND)
-    history.check(c.commands(), c.clients)
+    history.check(c.commands(), c.clients, c.configs())
 
 
 @STRATEGIES

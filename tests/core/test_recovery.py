@@ -361,14 +361,14 @@ def test_a_cut_of_the_first_configuration_is_no_corruption() -> None:
     log.settle()
     disk.kill()
     log = LogBench(disk, segment_bytes=SEGMENT)
-    assert (log.last, log.found.config) == (1, 1)
+    assert (log.last, log.found.configs) == (1, [1])
     disk.kill()
     log = LogBench(disk, segment_bytes=SEGMENT)
     log.cut(0)
     log.append(3, NOOP, b"")
     log.settle()
     disk.kill()
-    assert LogBench(disk, segment_bytes=SEGMENT).found.config == 0
+    assert LogBench(disk, segment_bytes=SEGMENT).found.configs == []
 
 
 def test_a_second_start_finds_what_the_first_one_left_of_a_cut() -> None:

@@ -115,7 +115,7 @@ def test_paths() -> None:
 
 def configuration(port: int = 0) -> Any:
     return SimpleNamespace(
-        cluster=SimpleNamespace(node_id=1),
+        cluster=SimpleNamespace(node_id=1, me=SimpleNamespace(role=1)),
         raft=SimpleNamespace(read_consistency=SimpleNamespace(default_policy="EventualRead")),
         limits=SimpleNamespace(key_bytes=4096, value_bytes=1 << 20),
         http=SimpleNamespace(
@@ -128,7 +128,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, act: Any, config: Any = None) -> tupl
     """Runs `serve` and `act` beside it, which gets the node and the bound port."""
     nodes: list[FakeNode] = []
 
-    def make(config: object, loop: object) -> FakeNode:
+    def make(config: object, loop: object, *, to_join: int) -> FakeNode:
         nodes.append(FakeNode())
         return nodes[0]
 

@@ -410,7 +410,7 @@ class Play:
     def do_agree(self) -> Iterator[str]:
         """All nodes have the same state, and every answer follows from the log."""
         self.do_until("settled")
-        replay = history.check(self.stage.commands(), self.stage.clients)
+        replay = history.check(self.stage.commands(), self.stage.clients, self.stage.configs())
         for n, _ in self.turns():
             if self.stage.items(n - 1) != replay.state:
                 raise Failure(f"node {n} has another state than the log")

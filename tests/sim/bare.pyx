@@ -6,7 +6,8 @@ from libc.string cimport memset
 
 from dengine._core.consensus cimport MSG_APPEND, MSG_TIMEOUT_NOW, Message, Options, Run
 from dengine._core.quorum cimport Config
-from dengine._core.raft cimport NO_CUT, Raft
+from dengine._core.following cimport NO_CUT
+from dengine._core.raft cimport Raft
 from dengine._core.terms cimport Terms
 from dengine._core.types cimport RUNS
 
@@ -47,7 +48,7 @@ cdef class BareRaft:
         for i in range(nodes):
             c.id[i] = i + 1
             c.voters |= 1 << i
-        self.raft.adopt(&c, formed, self.now)
+        self.raft.adopt(&c, 1 if formed else 0, self.now)
         for i in range(nodes):
             if i + 1 != <int>id:
                 self.raft.link_up(i + 1, self.now)

@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport Item, Waiter
-from tests.sim.network cimport Network
+from tests.sim.operated cimport Operated
 
 
 cdef class Client(Waiter):
@@ -39,7 +39,7 @@ cdef class Session:
     cdef int told(self, Client c) except -1
 
 
-cdef class Cluster(Network):
+cdef class Cluster(Operated):
     cdef readonly list clients              # in the order of their starts
     cdef readonly uint64_t seen             # newest revision that any client saw
     cdef public uint64_t until_us           # sessions ask nothing after
@@ -52,8 +52,9 @@ cdef class Cluster(Network):
     cdef uint64_t keys_used
     cdef dict revisions                     # of keys, as somebody saw them last
     cdef list sessions
-    cdef uint64_t told[10]                  # answers, by Status
+    cdef uint64_t told[11]                  # answers, by Status
 
     cdef Client new_client(self, int node, bytes key, int op, int policy, uint64_t timeout_us)
     cdef Client submit(self, Client c)
+    cdef bint is_member(self, Turn top, int i) except -1
     cdef bint up_to_date(self, Turn turn, Turn top) except -1

@@ -9,29 +9,24 @@ from dengine._core.codec cimport (DELETE, DELETE_IF, ENTRY_TICK, EXISTS, GET, IS
                                   encode_put_if)
 from dengine._core.consensus cimport LEADER
 from dengine._core.idempotency cimport CHUNK, Answers, Idempotency, Kept
+from dengine._core.members cimport slot_in
 from dengine._core.request cimport under
-from dengine._core.restore cimport renew
 from dengine._core.segments cimport Segment, offset_of
 from dengine._core.turn cimport Turn
-from dengine._core.types cimport CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK, PAGE, UNKNOWN
+from dengine._core.types cimport (CONFLICT, EVENTUAL, NOT_PROPOSED, NO_SPACE, OK, OVERLOADED,
+                                  UNKNOWN)
 from dengine._core.wire cimport FRAME_OK, Frame, frame_check
-from tests.sim.disk cimport Disk
 from tests.sim.platter cimport clock_us
 from tests.sim.events cimport EV_CLIENT
 from tests.sim.network cimport MemLink
 from tests.sim.nodes cimport SimNode
 
 from dengine._core import boot
-from dengine.errors import RequestError, UnavailableError
-from dengine.judge import Examination
 from tests.sim.checks import Violation
 from tests.sim.nodes import PATH
-from tests.torture.start import names_of, reader_of
-
-META = PATH + "/meta"
 
 STATUSES = ("ok", "missing", "conflict", "not proposed", "unknown", "unavailable", "stopped",
-            "no space", "mismatch", "keys full")
+            "no space", "mismatch", "keys full", "overloaded")
 cdef enum:
     LARGE = 300 << 10           # bytes of the largest values
     LATE = 3                    # entries that a follower has not heard to be committed
@@ -152,7 +147,8 @@ cdef class Session:
         if self.current is not x:
             return 0
         self.current = None
-        if (not (x.status in (NOT_PROPOSED, NO_SPACE) or (x.keyed and x.status in (UNKNOWN, OK)))
+        if (not (x.status in (NOT_PROPOSED, NO_SPACE, OVERLOADED)
+                 or (x.keyed and x.status in (UNKNOWN, OK)))
                 or c.draw(2 if x.status else 20) or c.now_us >= c.until_us):
             return c.push(c.now_us + c.about(c.think_us), EV_CLIENT, -1, 0, self)
         return c.push(c.now_us + 1 + c.draw(20_000), EV_CLIENT, -1, 0, x)
@@ -180,7 +176,7 @@ cdef class Session:
         return y
 
 
-cdef class Cluster(Network):
+cdef class Cluster(Operated):
     def __init__(self, seed, nodes=3, strategy=0, **options):
         """`options` override fields of storage.Setup."""
         super().__init__(seed, nodes, strategy, **options)
@@ -263,38 +259,16 @@ cdef class Cluster(Network):
             return "no frame"
         return frames.receive(n.turn, peer, &f)
 
-    def ask_transfer(self, int i, uint64_t to=0):
-        """Node i is asked to hand over the lead: to node id `to`, 0: to the one ahead."""
-        cdef SimNode node = <SimNode>self.nodes[i]
-        to = boot.transfer(node.turn, to)
-        self.tell(f"node {i + 1} is to hand over to node {to}")
-        return self.run_node(node)
-
-    def transfer(self, int i, uint64_t to=0):
-        """Likewise, where it can; False: it refused."""
-        if not (<SimNode>self.nodes[i]).alive:
-            return False
-        try:
-            self.ask_transfer(i, to)
-        except (RequestError, UnavailableError) as error:
-            self.tell(f"node {i + 1}: {error}")
-            self.count("transfer refused")
-            return False
-        self.count("transfer begun")
-        return True
-
-    def wipe(self, int i):
-        """A dead node loses its directory: it would start empty, as another incarnation."""
-        cdef SimNode node = <SimNode>self.nodes[i]
-        self.format(node)
-        node.setup.incarnation = self.draw(1 << 60) + 1
-        self.checks.forget(i)
+    def seats(self, int i):
+        """Does the leader know node i with its directory of now as a member?"""
+        cdef int leader = self.leader()
+        return leader >= 0 and self.is_member((<SimNode>self.nodes[leader]).turn, i)
 
     # -------------------------------------------------------------------------- what tests look at
     def cover(self):
         """Likewise, with the answers by status."""
         table = super().cover()
-        for i in range(10):
+        for i in range(11):
             table["answer: " + STATUSES[i]] = self.told[i]
         return table
 
@@ -312,33 +286,44 @@ cdef class Cluster(Network):
     def settled(self):
         """All live, are connected and have applied the leader's log; no client waits. Who has room
         on its disk knows it."""
-        cdef SimNode node
+        cdef SimNode node, other
         cdef MemLink link
         cdef Turn top
+        cdef list members
         cdef int leader = self.leader()
         cdef bint full = False
         if leader < 0:
             return False
-        for node in self.nodes:
-            if node.open or not node.alive:
-                return False
-            for link in node.links:
-                if link is None:
-                    if node.links.count(None) > 1:
-                        return False
-                elif link.broken or not link.up:
-                    return False
         top = (<SimNode>self.nodes[leader]).turn
+        members = [self.nodes[i] for i in range(len(self.nodes)) if self.is_member(top, i)]
+        if top.under_way:
+            return False
         for node in self.nodes:
+            if node.alive and node.open:
+                return False
+        for node in members:
+            if not node.alive:
+                return False
+            for other in members:
+                link = node.links[other.index]
+                if other is not node and (link is None or link.broken or not link.up):
+                    return False
+        for node in members:
             full |= node.turn.log.full
             if node.turn.log.full and node.disk.state.space == <uint64_t>-1:
                 return False                    # it has room again and has not noticed
         if full != (top.raft.full_slots != 0):
             return False
-        for node in self.nodes:
+        for node in members:
             if not node.turn.session.ready or not self.up_to_date(node.turn, top):
                 return False
         return top.raft.leads(self.clock(leader))
+
+    cdef bint is_member(self, Turn top, int i) except -1:
+        """Does `top` know the node of that index, with its directory of now, as a member?"""
+        cdef int slot = slot_in(&top.members, i + 1)
+        return slot >= 0 and top.members.flags[slot] and (
+            top.members.incarnation[slot] == (<SimNode>self.nodes[i]).setup.incarnation)
 
     cdef bint up_to_date(self, Turn turn, Turn top) except -1:
         """What it has not applied yet is nothing but the time: that goes on."""
@@ -374,10 +359,11 @@ cdef class Cluster(Network):
         return (<SimNode>self.nodes[i]).turn.log.first()
 
     def well(self):
-        """Do all live and remember?"""
+        """Do all members live and remember?"""
         cdef SimNode node
         for node in self.nodes:
-            if not node.alive or node.turn.raft.doubt:
+            if (self.checks.is_member(node.setup.incarnation) if not node.alive
+                    else node.turn.raft.doubt):
                 return False
         return True
 
@@ -385,49 +371,16 @@ cdef class Cluster(Network):
         """The last entry of node i that is on its disk."""
         return (<SimNode>self.nodes[i]).turn.log.synced
 
-    def damage(self, int i, uint64_t index, uint64_t epoch, uint64_t bit):
-        """A bit goes bad on the disk of a dead node, in the record of entry `index`."""
-        self.count("bit flip in a record")
-        (<SimNode>self.nodes[i]).disk.flip(f"{PATH}/log/{epoch:016x}.seg", bit)
-        self.checks.damaged(i, index)
+    def with_sessions(self, int i):
+        """The nodes that have a session, as node i knows them."""
+        cdef Turn turn = (<SimNode>self.nodes[i]).turn
+        return sorted(turn.session.table[j].node - 1 for j in range(turn.session.table_count))
 
-    def damage_snapshot(self, int i, str name not None, uint64_t bit, bint only):
-        """A bit goes bad in a snapshot of a dead node; `only`: nothing else makes that state."""
-        self.count("bit flip in a snapshot")
-        (<SimNode>self.nodes[i]).disk.flip(f"{PATH}/snapshot/{name}", bit)
-        if only:
-            self.checks.damaged(i, 1)
-
-    def lose_meta(self, int i, uint64_t bit, bint gone):
-        """The hard state of a dead node goes bad in both copies, or its file is gone."""
-        cdef Disk disk = (<SimNode>self.nodes[i]).disk
-        self.count("hard state lost")
-        if gone:
-            disk.remove(META)
-        else:
-            disk.flip(META, bit)
-            disk.flip(META, 8 * PAGE + bit)
-
-    def rejoin(self, int i):
-        """What `dengine rejoin` makes of it, where all others say which terms there were. Does the
-        node have a hard state?"""
-        cdef SimNode node = <SimNode>self.nodes[i]
-        cdef SimNode other
-        cdef uint64_t term, start = 0
-        found = Examination(reader_of(node.disk), PATH.encode()).judge(*names_of(node.disk))
-        if found.meta is not None and found.term <= found.meta["term"]:
-            return True
-        term = found.term
-        for other in self.nodes:
-            if other is not node:
-                if not other.alive or not other.turn.raft.formed:
-                    return False
-                term = max(term, other.turn.raft.saved_term)
-                start = max(start, other.turn.peers[i].start)
-        self.count("rejoined")
-        renew(&node.disk.io, PATH.encode(), node.setup, term, start)
-        self.checks.renewed(i, term)
-        return True
+    def visit(self, int i, int visitor):
+        """The slot at node i of one that is no member, as if it had just been one."""
+        cdef Turn turn = (<SimNode>self.nodes[i]).turn
+        return turn.admit(visitor + 1, (<SimNode>self.nodes[visitor]).setup.incarnation,
+                          turn.raft.config_index + 1)
 
     def same_results(self, int i, int j):
         """Do two nodes hold the same results, by session and by key? One may have forgotten keys
@@ -450,6 +403,10 @@ cdef class Cluster(Network):
         """(index, payload) of every committed command; of a jump of the revision: by how much."""
         return self.checks.commands
 
+    def configs(self):
+        """(index, {incarnation: id}) of every committed configuration."""
+        return self.checks.configs
+
     def items(self, int i):
         """All keys and values of node i."""
         return dict((<SimNode>self.nodes[i]).turn.kv.pin().scan())
@@ -461,7 +418,7 @@ cdef class Cluster(Network):
 
 cdef bytes sessions_of(Turn turn):
     """As a snapshot would hold them, but for the time."""
-    cdef bytes engine = engine_encode(0, &turn.members, turn.session)
+    cdef bytes engine = engine_encode((0, b""), turn.session)
     return engine[:len(engine) - 16]
 
 

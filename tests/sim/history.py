@@ -5,7 +5,7 @@ Knows commands and answers; it uses none of the code that applied them but the d
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
+from collections import defaultdict, deque
 from itertools import islice
 from typing import Any
 
@@ -13,18 +13,19 @@ from tests.sim.views import decode_command, idempotency_of
 
 GET, PUT, DELETE, PUT_IF, DELETE_IF = range(5)
 OK, MISSING, CONFLICT, NOT_PROPOSED, UNKNOWN = range(5)
-NO_SPACE, MISMATCH, KEYS_FULL = 7, 8, 9
+NO_SPACE, MISMATCH, KEYS_FULL, OVERLOADED = 7, 8, 9, 10
 TICK_FORGETS, ADD_FORGETS = 1000, 2
 IS_REVISION, REGISTER = 0, 16
 
 # A command; by how much the revision jumps; replicated time and what may be forgotten.
 Commands = list[tuple[int, bytes | int | tuple[int, int]]]
+Configs = list[tuple[int, dict[int, int]]]      # the members: incarnation -> id
 
 
 class Replay:
     """The states that a committed log of puts and deletes goes through, by revision."""
 
-    def __init__(self, commands: Commands) -> None:
+    def __init__(self, commands: Commands, configs: Configs) -> None:
         self.revision = self.copies = 0
         self.gaps: list[tuple[int, int]] = []  # the revision jumped over what is in between
         self.state: dict[bytes, bytes] = {}
@@ -38,7 +39,11 @@ class Replay:
         self._keys: dict[bytes, tuple[int, int]] = {}   # oldest first: time, hash of the request
         self._gone: set[bytes] = set()          # keys whose requests may be applied anew
         self._clock = self._horizon = 0
+        self._members: dict[int, int] = {}
+        later = deque(configs)
         for index, payload in commands:
+            while later and later[0][0] < index:
+                self._reconfigure(later.popleft()[1])
             if isinstance(payload, int):
                 self.gaps.append((self.revision, self.revision + payload))
                 self.revision += payload
@@ -68,7 +73,16 @@ class Replay:
             elif op in (DELETE, DELETE_IF) and key in self.state:
                 self._change(key, None)
 
+    def _reconfigure(self, members: dict[int, int]) -> None:
+        """Sessions of directories that are no members any more end."""
+        self._members = members
+        for node, (incarnation, _, session) in list(self._sessions.items()):
+            if members.get(incarnation) != node:
+                del self._sessions[node], self._done[session]
+
     def _register(self, index: int, node: int, incarnation: int, nonce: int) -> None:
+        if self._members.get(incarnation) != node:
+            return                              # it was removed since it asked
         if self._sessions.get(node, ())[:2] != (incarnation, nonce):
             if node in self._sessions:
                 del self._done[self._sessions[node][2]]
@@ -129,9 +143,9 @@ class Replay:
         return self._values[key][bisect_right(self._revisions[key], revision) - 1]
 
 
-def check(commands: Commands, clients: list[Any]) -> Replay:
+def check(commands: Commands, clients: list[Any], configs: Configs) -> Replay:
     """Every answer must follow from the log. Values of puts are unique in the run."""
-    replay = Replay(commands)
+    replay = Replay(commands, configs)
     for c in clients:
         assert c.status >= 0, f"{c!r} was never answered"
         if c.status <= MISSING and replay.lost(c.revision):
@@ -141,7 +155,8 @@ def check(commands: Commands, clients: list[Any]) -> Replay:
             if c.status == OK:
                 assert c.revision in replay.of_value.get(c.value, ()), (
                     f"{c!r}: acknowledged and lost")
-            elif not c.repeated and c.status in (NOT_PROPOSED, NO_SPACE, CONFLICT, KEYS_FULL):
+            elif not c.repeated and c.status in (
+                    NOT_PROPOSED, NO_SPACE, CONFLICT, KEYS_FULL, OVERLOADED):
                 assert c.value not in replay.of_value, f"{c!r}: it was applied"
         elif c.kind in (DELETE, DELETE_IF):
             if c.status == OK:

@@ -18,6 +18,9 @@ cdef class MemLink(Link):
     cdef Network network
     cdef int owner
     cdef int peer
+    cdef int slot                           # of the peer at the owner; -1: not known yet
+    cdef bint dialled                       # by the owner
+    cdef bint late_dial                     # it was refused: it is not tried again soon
     cdef bint open                          # the owner has not heard that it is down
     cdef bint up                            # the handshake succeeded on this side
     cdef bint broken                        # nothing that is sent from now on arrives
@@ -44,6 +47,7 @@ cdef class Network(Nodes):
     cdef int arrive(self, MemLink link) except -1
     cdef int feed(self, MemLink link, bytes data) except -1
     cdef object frame(self, MemLink link, const Frame *f)
+    cdef object hears_bye(self, MemLink link, const Frame *f)
     cdef int dial(self, int a, int b) except -1
     cdef int give_up(self, MemLink link) except -1
     cdef int down(self, MemLink link) except -1

@@ -5,8 +5,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memcpy
 
 from dengine._core cimport frames
-from dengine._core.wire cimport (FRAME_HELLO, FRAME_OK, FRAME_PART, Hello, Outbox,
-                                 frame_check, hello_decode)
+from dengine._core.wire cimport (FRAME_BYE, FRAME_HELLO, FRAME_OK, FRAME_PART, Hello, Outbox,
+                                 REMOVED, frame_check, hello_decode)
 from tests.sim.events cimport Event, EV_CLIENT, EV_DATA, EV_DIAL, EV_DOWN, EV_RESUME, EV_SILENT
 from tests.sim.story cimport describe
 
@@ -14,6 +14,7 @@ from tests.sim.checks import Violation
 from tests.sim.nodes import ROLES
 
 CONNECT_US = 50_000             # mean time until a lost connection is tried again
+STRANGER_US = 500_000           # likewise, one that was refused
 STRAGGLER = 400                 # one message in so many takes fifty times as long
 KINDS = ("", "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
          "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now")
@@ -44,6 +45,7 @@ cdef MemLink new_link(Network network, int owner, int peer):
     link.owner = owner
     link.peer = peer
     link.open = True
+    link.slot = -1
     link.queue = deque()
     link.rest = b""
     link.arrives_us = network.now_us
@@ -54,6 +56,7 @@ cdef class Network(Nodes):
     def __init__(self, seed, nodes=3, strategy=0, **options):
         """`options` override fields of storage.Setup."""
         super().__init__(seed, nodes, strategy, **options)
+        nodes = len(self.nodes)
         self.faults = []
         self.strict = True
         self.numbers = {}
@@ -229,25 +232,50 @@ cdef class Network(Nodes):
         self.heard[f.kind % FRAMES] += 1
         if self.story is not None:
             self.tell(f"{link.peer + 1} -> {link.owner + 1}: {describe(f)}")
+        if link.late_dial:
+            return None                         # it was refused: nothing that it says is heard
+        if f.kind == FRAME_BYE:
+            return self.hears_bye(link, f)
         if link.up:
-            return frames.receive(node.turn, link.peer, f)
+            return frames.receive(node.turn, link.slot, f)
         if f.kind != FRAME_HELLO or hello_decode(f, &h):
             return "no handshake"
-        if link.owner > link.peer:              # it was dialled
+        slot = frames.seat_of(node.turn, &h)
+        if frames.removed(node.turn, slot, &h) or slot < 0:
+            return self.say_bye(link, slot >= 0 or frames.removed(node.turn, slot, &h))
+        link.slot = slot
+        if not link.dialled:
             self.say_hello(link)
-        if frames.outdated(node.turn, link.peer, &h):
+        if frames.outdated(node.turn, link.slot, &h):
             raise Violation(f"node {link.owner + 1} takes the directory of node {link.peer + 1} "
                             "for an older copy")
         link.up = True
-        frames.link_up(node.turn, link.peer, link, &h)
-        frames.bulk_up(node.turn, link.peer, link)
+        frames.link_up(node.turn, link.slot, link, &h)
+        frames.bulk_up(node.turn, link.slot, link)
+        return None
+
+    def say_bye(self, MemLink link not None, bint removed):
+        """It is no member: it hears so and hangs up."""
+        cdef Outbox box = Outbox()
+        self.count("removed node refused" if removed else "stranger refused")
+        box.begin(FRAME_BYE, REMOVED if removed else 0, 0)
+        box.end()
+        self.give(link, PyBytes_FromStringAndSize(box.data, box.size))
+        link.late_dial = True
+
+    cdef object hears_bye(self, MemLink link, const Frame *f):
+        cdef SimNode node = <SimNode>self.nodes[link.owner]
+        frames.farewell(node.turn, link.slot, f)
+        link.late_dial = True
+        self.give_up(link)
+        self.down(link)
         return None
 
     def say_hello(self, MemLink link not None):
         """The first frame of each side."""
         cdef Hello h
         cdef Outbox box = Outbox()
-        frames.hello((<SimNode>self.nodes[link.owner]).turn, link.peer, &h)
+        frames.hello((<SimNode>self.nodes[link.owner]).turn, link.peer + 1, &h)
         box.hello(&h)
         self.give(link, PyBytes_FromStringAndSize(box.data, box.size))
 
@@ -258,6 +286,10 @@ cdef class Network(Nodes):
         cdef MemLink there, back
         if not x.alive or not y.alive:
             return 0                            # its start tries again
+        if x.turn.slot_by_id(b + 1) < 0:        # it does not know of it; the other may
+            a, b, x, y = b, a, y, x
+        if x.turn.slot_by_id(b + 1) < 0:
+            return self.push(self.now_us + self.about(STRANGER_US), EV_DIAL, a, b, None)
         if x.paused or y.paused or self.cuts[a][b] or self.cuts[b][a]:
             return self.push(self.now_us + self.about(CONNECT_US), EV_DIAL, a, b, None)
         there = x.links[b]
@@ -270,6 +302,8 @@ cdef class Network(Nodes):
                 self.down(link)
         there = new_link(self, a, b)
         back = new_link(self, b, a)
+        there.dialled = True
+        there.slot = x.turn.slot_by_id(b + 1)
         there.other = back
         back.other = there
         x.links[b] = there
@@ -298,10 +332,13 @@ cdef class Network(Nodes):
         if node.links[link.peer] is link:
             node.links[link.peer] = None
         if link.up:
-            frames.bulk_down(node.turn, link.peer, link)
-            frames.link_down(node.turn, link.peer, link)
+            frames.bulk_down(node.turn, link.slot, link)
+            frames.link_down(node.turn, link.slot, link)
+        if link.late_dial and not link.dialled:
+            return 0                            # the other side tries again
         a, b = min(link.owner, link.peer), max(link.owner, link.peer)
-        return self.push(self.now_us + self.about(CONNECT_US), EV_DIAL, a, b, None)
+        return self.push(self.now_us + self.about(STRANGER_US if link.late_dial else CONNECT_US),
+                         EV_DIAL, a, b, None)
 
     def silent(self, int i, int j, uint64_t number):
         """What a cut stopped for long is given up."""

@@ -33,12 +33,14 @@ cdef class SimNode:
     cdef uint8_t role                       # as it was seen last
     cdef uint64_t turns                     # likewise
     cdef uint64_t first                     # likewise: the oldest entry of its log
+    cdef readonly bint ahead                # a learner: it holds what all voters forgot
     cdef bint full, packed                  # likewise: what its disk has no room for
     cdef uint64_t recycled                  # likewise
 
 
 cdef class Nodes(Events):
     cdef readonly list nodes
+    cdef readonly int first                 # so many form the cluster; the others may join it
     cdef readonly Checks checks
     cdef readonly dict counts               # what happened how often
     cdef public uint64_t sync_us            # mean of a sync

@@ -14,7 +14,7 @@ from tests.sim.platter cimport (CALL_SYNC, CALL_WRITE, arm, clock_us, cut_power,
                                 land)
 
 from dengine._core import boot as core
-from dengine.errors import Error, StorageError
+from dengine.errors import CorruptionError, Error, RemovedError, StorageError
 from dengine.storage import Setup
 from tests.sim.checks import Violation
 
@@ -49,9 +49,11 @@ cdef class SimNode:
 
 
 cdef class Nodes(Events):
-    def __init__(self, seed, nodes=3, strategy=0, **options):
-        """`options` override fields of storage.Setup."""
+    def __init__(self, seed, nodes=3, strategy=0, spare=0, **options):
+        """`options` override fields of storage.Setup. `spare` nodes are not started."""
         super().__init__(seed)
+        self.first = nodes
+        nodes += spare
         self.counts = {}
         self.broken = set()
         self.lying = set()
@@ -62,7 +64,7 @@ cdef class Nodes(Events):
         self.checks.meta_paths = [PATH.encode() + b"/meta"] * nodes
         self.nodes = []
         fields = dict(
-            members=[(i + 1, b"node:%d" % (i + 1)) for i in range(nodes)], cluster=7 + seed,
+            members=[(i + 1, b"node:%d" % (i + 1)) for i in range(self.first)], cluster=7 + seed,
             cluster_named=True, strategy=strategy, threshold=100, interval_us=20_000,
             max_unflushed_us=200_000, segment_bytes=1 << 20, promise_ms=600, timeout_ms=1200,
             heartbeat_ms=100, lease_ms=500, waiting_writes=10_000,
@@ -77,7 +79,11 @@ cdef class Nodes(Events):
     def new_node(self, int index, dict fields):
         cdef SimNode node = SimNode()
         node.index = index
+        if index >= self.first:
+            fields = fields | {"joins": True, "members": [
+                *fields["members"], (index + 1, b"node:%d" % (index + 1))]}
         node.setup = Setup(node=index + 1, incarnation=self.draw(1 << 60) + 1, **fields)
+        self.checks.owns(index, node.setup.incarnation)
         self.format(node)
         node.disk.state.clock.offset_us = 1_000_000 + self.draw(1 << 40)
         node.disk.state.clock.drift_ppm = <int64_t>self.draw(20_001) - 10_000
@@ -93,6 +99,7 @@ cdef class Nodes(Events):
             node.disk.state.clock = old.state.clock
         node.disk.state.clock.base_us = &self.now_us
         node.disk.state.forgets = self.steady
+        node.ahead = False
         self.checks.disks[node.index] = node.disk.state
 
     def be_steady(self):
@@ -138,7 +145,7 @@ cdef class Nodes(Events):
     # -------------------------------------------------------------------------------------- nodes
     def start(self, nodes=None):
         """Starts every node, or those named, and lets them connect."""
-        for i in range(len(self.nodes)) if nodes is None else nodes:
+        for i in range(self.first) if nodes is None else nodes:
             self.boot(i)
 
     def boot(self, int i):
@@ -341,9 +348,20 @@ cdef class Nodes(Events):
         """A node that meets an error of its disk ends; any other end is a violation."""
         why = node.turn.failed
         self.tell(f"node {node.index + 1} stops: {why}")
+        if isinstance(why, RemovedError) and not self.checks.is_member(node.setup.incarnation):
+            self.count("removed node stopped")
+            self.checks.dies(node.index, node.turn, False)
+            forget_life(node.disk.state)
+            self.bury(node)
+            if self.on_stop is not None:
+                self.on_stop(node.index)
+            return 0
         full = node.turn.alone and node.disk.state.space != <uint64_t>-1 and (
             node.turn.raft.noop == 0)           # nothing in reserve, and no room to begin a term
-        if not (node.index in self.broken or full) or not isinstance(why, StorageError):
+        if isinstance(why, CorruptionError) and self.checks.by_all and not self.votes(node):
+            self.count("learner ahead of all voters")
+            node.ahead = True
+        elif not (node.index in self.broken or full) or not isinstance(why, StorageError):
             if isinstance(why.__cause__, Violation):
                 raise why.__cause__
             raise Violation(f"node {node.index + 1} stopped: {why!r}")
@@ -353,6 +371,10 @@ cdef class Nodes(Events):
         self.bury(node)
         if self.on_stop is not None:
             self.on_stop(node.index)
+
+    def votes(self, SimNode node not None):
+        """Is it a voter, as it surely knows?"""
+        return node.turn.raft.surely_votes()
 
     cdef int checked(self) except -1:
         """At most one node says that it is primary."""

@@ -18,8 +18,9 @@ KINDS = {
     "stall": 2, "cut": 3, "cut one way": 2, "isolate leader": 2, "partition": 2, "ring": 1,
     "disconnect": 2, "bad sync": 1, "bad write": 1, "torn write": 2, "full": 1, "flip meta": 1,
     "flip log": 1, "flip snapshot": 1, "lose meta": 1,
-    "transfer": 3,
+    "transfer": 3, "add": 3, "promote": 1, "remove": 2, "replace": 2,
 }
+CHANGES = {"add", "promote", "remove", "replace"}
 ALONE = {"kill", "stop", "power", "pause", "stall", "bad sync", "torn write", "full", "flip meta",
          "flip snapshot"}
 STANDING = ("none", "one down", "leader cut from one", "one way to leader", "slow disk")
@@ -53,6 +54,7 @@ class Plan:
     standing: str
     options: dict[str, Any]
     keyed_percent: int = 0  # of the writes
+    spare: int = 0          # nodes that may join
     faults: list[Fault] = field(default_factory=list)
 
     def dumps(self) -> str:
@@ -100,14 +102,18 @@ def plan(seed: int, **fixed: Any) -> Plan:
         })
     if p.sessions > 3 and p.think_us <= 3 * MS:   # else files by the hundred
         p.options["segment_bytes"] = max(p.options["segment_bytes"], 64 << 10)
-    allowed = [k for k in KINDS if nodes > 1 or k in ALONE]
+    p.spare = fixed.get("spare", r.choice((0, 0, 1, 2)))
+    allowed = [k for k in KINDS if nodes > 1 or k in ALONE or (k in CHANGES and k != "replace")]
+    if p.spare == 0:
+        allowed = [k for k in allowed if k not in CHANGES]
     chosen = [k for k in allowed if r.random() < 0.6] or ["kill"]
     every = r.uniform(100, 1500)
     at = r.expovariate(1 / every)
     while at < p.load_ms:
         kind = r.choices(chosen, [KINDS[k] for k in chosen])[0]
         longest = r.choice((50, 500, 3000))
-        p.faults.append(Fault(int(at), kind, -1 if r.random() < 0.4 else r.randrange(nodes),
+        p.faults.append(Fault(int(at), kind,
+                              -1 if r.random() < 0.4 else r.randrange(nodes + p.spare),
                               r.randrange(1 << 20), int(r.uniform(5, longest))))
         at += r.expovariate(1 / every)
     p.options["snapshot_entries"] = r.choice((5, 20, 50, 1000))

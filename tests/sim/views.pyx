@@ -4,11 +4,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 cimport dengine._core.codec as codec
-from dengine._core.codec cimport (REGISTER, Command, Members, command_decode, encode_members,
-                                  fill_member, members_decode, padded, record_check,
+from dengine._core.codec cimport (REGISTER, Command, command_decode, padded, record_check,
                                   record_encode)
 from dengine._core.consensus cimport Message
 from dengine._core.kernel cimport kernel
+from dengine._core.members cimport Members, encode_members, fill_member, members_decode
 from dengine._core.quorum cimport Config, quorum_has, quorum_value
 from dengine._core.request cimport under
 from dengine._core.terms cimport Terms
@@ -123,7 +123,8 @@ def decode_fields(bytes data not None):
         return None
     if f.kind == FRAME_HELLO:
         return None if hello_decode(&f, &h) else (h.protocol, h.cluster, h.node, h.incarnation,
-                                                  h.to, h.last, h.start, h.nonce)
+                                                  h.to, h.last, h.start, h.nonce,
+                                                  h.config)
     if f.kind == FRAME_APPEND:
         if append_decode(&f, 1, &m, &crc, &records, &size):
             return None

@@ -127,7 +127,7 @@ class Load:
                 key.acknowledged.append((number, self.last_ns))
                 key.unknown = 0
                 return True
-            if json.loads(answer.body)["code"] in ("not_proposed", "no_space"):
+            if json.loads(answer.body)["code"] in ("not_proposed", "overloaded", "no_space"):
                 key.unknown = 0
         await asyncio.sleep(self.rng.uniform(*BACK_OFF_S))
         return not key.unknown
