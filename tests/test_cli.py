@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
         outcome = {"revision": peer.revision, "deleted": int(revision > 0)}
         self.answer(200, json.dumps(outcome).encode())
 
-    do_GET = do_PUT = do_DELETE = do
+    do_GET = do_PUT = do_DELETE = do_POST = do
 
     def log_message(self, *_: object) -> None:
         pass
@@ -442,6 +442,34 @@ def test_cluster_ends_when_a_node_fails_at_its_start(tmp_path):
         assert process.wait() == 1
     assert "[Node2] ended: status 5" in output
     assert output.count("ended: ") == 3
+
+
+# ------------------------------------------------------------------------------ members
+def add_a_member(peer: Peer, *more: str) -> Result:
+    peer.health = {"role": "leader", "node_id": 1}
+    return dengine("member", "add", "4", "127.0.0.1:9084", "--health", peer.url, *more)
+
+
+@pytest.mark.parametrize("fail", [
+    drop, lambda h: h.problem(504, "outcome_unknown") or True,
+], ids=["no answer", "unknown"])  # fmt: skip
+def test_a_change_that_may_have_begun_is_not_asked_again(peer, fail):
+    peer.fail = lambda h: h.command == "POST" and fail(h)
+    assert add_a_member(peer).exit_code == 4
+    assert len([line for line in peer.requests if line.startswith("POST")]) == 1
+
+
+def test_a_change_waits_for_its_turn(peer):
+    def later(handler: Handler) -> bool:
+        if handler.command != "POST":
+            return False
+        busy = not any(line.startswith("POST") for line in peer.requests[:-1])
+        handler.problem(503, "unavailable") if busy else handler.answer(200, b"{}")
+        return True
+
+    peer.fail = later
+    assert add_a_member(peer).exit_code == 0
+    assert len([line for line in peer.requests if line.startswith("POST")]) == 2
 
 
 # ------------------------------------------------------------------------------ the log

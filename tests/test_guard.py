@@ -42,8 +42,9 @@ def test_what_is_worse_or_unknown_is_wrong() -> None:
 
 
 def test_an_operation_is_what_2n_of_3n_and_n_take() -> None:
-    parts = {1: 999, 2: 150, 3: 350, 4: 999, 5: 30, 6: 50}
-    assert guard.figures("one\t10\ntwo\t1\n", parts) == {"one": 10.0, "two": 10.0}
+    parts = {1: 999, 2: 150, 3: 350, 4: 999, 5: 30, 6: 50, 7: 999, 8: 35, 9: 1000, 10: 999, 11: 30,
+             12: 52}
+    assert guard.figures("one\t10\ntwo\t1\ntwo\t1\ntwo\t1\n", parts) == {"one": 10.0, "two": 11.0}
 
 
 def test_other_tools_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

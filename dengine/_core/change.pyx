@@ -83,9 +83,10 @@ cdef int add(Turn turn, Members *m, uint64_t node, bytes address, bint promote) 
                           "name another")
     if members >= MEMBERS:
         raise refused(f"the cluster has {members} members", "remove one first")
-    slot = slot_in(m, node)
-    if slot < 0:
-        slot = seat_new(m, node, 0)
+    for i in range(m.count):
+        if m.flags[i] == 0:
+            m.id[i] = 0                         # who only visits takes no member's slot
+    slot = seat_new(m, node, 0)
     return fill_member(m, slot, node, 0, LEARNER | (RISING if promote else 0), address)
 
 

@@ -68,7 +68,14 @@ cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
 
 
 cdef str farewell(Turn turn, int slot, const Frame *f):
-    if f.flags & OUTDATED and slot >= 0:
+    if slot >= 0:
+        obey(turn, slot, f)
+    return f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+
+
+cdef int obey(Turn turn, int slot, const Frame *f) except -1:
+    """What a member knows of this node's directory; from a stranger it would be an attack."""
+    if f.flags & OUTDATED:
         turn.stop(CorruptionError(
             f"{fsdecode(turn.meta.path)} and what lies beside it are an older copy: node "
             f"{turn.members.id[slot]} knows of a later start; its vote is lost, nothing "
@@ -79,7 +86,7 @@ cdef str farewell(Turn turn, int slot, const Frame *f):
             f"node {turn.meta.state.node} was removed from the cluster, or another directory has "
             "its place: this one counts nowhere any more and may be deleted; to bring the node "
             "back, start it with an empty directory and let `dengine member add` take it in"))
-    return f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+    return 0
 
 
 cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
@@ -107,13 +114,9 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
 
 
 cdef int link_down(Turn turn, int slot, Link link) except -1:
-    cdef uint64_t now = turn.io.now_us(turn.io.ctx)
     if turn.links[slot] is not link:
         return 0
-    turn.links[slot] = None
-    turn.peers[slot].up = False
-    (<Outbox>turn.boxes[slot]).clear()
-    turn.raft.link_down(turn.members.id[slot], now)
+    turn.unlink(slot)
     return turn.schedule()
 
 
@@ -377,10 +380,7 @@ cdef int bulk_up(Turn turn, int slot, Link link) except -1:
 
 
 cdef int bulk_down(Turn turn, int slot, Link link) except -1:
-    if turn.bulks[slot] is link:
-        turn.bulks[slot] = None
-        (<Outbox>turn.bulk_boxes[slot]).clear()
-    return 0
+    return turn.unlink_bulk(slot) if turn.bulks[slot] is link else 0
 
 
 cdef object on_offer(Turn turn, int slot, const Frame *f, uint64_t now):

@@ -34,7 +34,18 @@ cdef int members_decode(const char *p, size_t n, Members *out) noexcept nogil
 # One row of `m`; ValueError where it does not fit.
 cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, uint8_t flags,
                      bytes address) except -1
-cdef int slot_in(const Members *m, uint64_t node) noexcept nogil            # -1: none
+cdef inline int slot_in(const Members *m, uint64_t node) noexcept nogil:    # -1: none
+    return place_of(m.id, m.count, node)
+
+cdef inline int place_of(const uint64_t *ids, int count, uint64_t node) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        if ids[i] == node:
+            return i
+    return -1
+
+# The id here of the member in row i: one with this node's and another directory is somebody else.
+cdef uint64_t id_here(const Members *m, int i, uint64_t own, uint64_t incarnation) noexcept
 # A slot for that node, which is new to `m`. InvariantError where all are taken.
 cdef int seat_new(Members *m, uint64_t node, uint64_t incarnation) except -1
 # `next` takes the place of `now`: who stays keeps its slot, and so does who is no member any more,

@@ -8,7 +8,6 @@ from libc.string cimport memcpy
 from dengine._core.codec cimport (Reader, Writer, give_bytes, give_u8, give_u16, give_u32,
                                   give_u64, read_from, take_bytes, take_u8, take_u16, take_u32,
                                   take_u64)
-from dengine._core.fault cimport MUTANT
 
 from dengine.errors import InvariantError
 
@@ -102,14 +101,6 @@ cdef int fill_member(Members *m, int slot, uint64_t node, uint64_t incarnation, 
 
 
 # ------------------------------------------------------------------------------------------ slots
-cdef int slot_in(const Members *m, uint64_t node) noexcept nogil:
-    cdef int i
-    for i in range(m.count):
-        if m.id[i] == node:
-            return i
-    return -1
-
-
 cdef int seat_new(Members *m, uint64_t node, uint64_t incarnation) except -1:
     cdef int slot = slot_in(m, 0)
     if slot < 0:
@@ -156,7 +147,6 @@ cdef uint64_t seated(const Members *m, int slot) noexcept:
 
 
 cdef uint64_t id_here(const Members *m, int i, uint64_t own, uint64_t incarnation) noexcept:
-    """A member with this node's id and another directory is somebody else."""
     return OTHER_SELF if m.id[i] == own and m.incarnation[i] != incarnation else m.id[i]
 
 
@@ -185,30 +175,27 @@ cdef bint is_under_way(const Members *m) noexcept:
     return False
 
 
-cdef int joint(Members *m) except -1:
-    """Every voter is one of both halves, but for what comes next (D 4.3)."""
+cdef int joint(Members *m, int slot, uint8_t flags) except -1:
+    """Every voter is one of both halves, but for the one that changes (D 4.3)."""
     cdef int i
     if is_joint(m):
         raise InvariantError("a change of voters before the one before it was settled")
     for i in range(m.count):
         if m.flags[i] & VOTER:
             m.flags[i] |= VOTER_OLD
+    m.flags[slot] = flags
     return 0
 
 
 cdef int make_voter(Members *m, int slot) except -1:
-    joint(m)
-    m.flags[slot] = VOTER
-    return settle(m) if MUTANT(154) else 0
+    return joint(m, slot, VOTER)
 
 
 cdef int remove_member(Members *m, int slot) except -1:
     if m.flags[slot] & LEARNER:
         m.flags[slot] = 0
         return 0
-    joint(m)
-    m.flags[slot] = VOTER_OLD
-    return settle(m) if MUTANT(154) else 0
+    return joint(m, slot, VOTER_OLD)
 
 
 cdef int replace_member(Members *m, int slot) except -1:
@@ -216,9 +203,7 @@ cdef int replace_member(Members *m, int slot) except -1:
         m.incarnation[slot] = 0
         m.flags[slot] |= RISING
         return 0
-    joint(m)
-    m.flags[slot] = VOTER_OLD | LEARNER | RISING
-    return 0
+    return joint(m, slot, VOTER_OLD | LEARNER | RISING)
 
 
 cdef int settle(Members *m) except -1:

@@ -9,9 +9,10 @@ from dengine._core.codec cimport ENTRY_CONFIG
 from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport MUTANT
 from dengine._core.members cimport (LEARNER, OTHER_SELF, RISING, encode_members, fill_member,
-                                    is_joint, is_under_way, make_voter, members_decode, seat,
-                                    seat_new, settle, slot_in)
+                                    id_here, is_joint, is_under_way, make_voter, members_decode,
+                                    seat, seat_new, settle, slot_in)
 from dengine._core.quorum cimport Config, config_from
+from dengine._core.types cimport Link
 from dengine._core.wire cimport FRAME_BYE, REMOVED, Outbox
 
 from dengine.errors import ConfigError, InvariantError
@@ -57,6 +58,7 @@ cdef class Membership(Requests):
         self.configs.append(config)
         while len(self.configs) > 1 and self.configs[1][0] <= self.raft.commit:
             del self.configs[0]                 # no cut goes behind what is committed
+        self.make_room(&m)
         changed = seat(&self.members, &m, self.meta.state.node, self.meta.state.incarnation)
         if self.members.flags[slot_in(&self.members, self.meta.state.node)]:
             self.named = config[0]
@@ -115,6 +117,47 @@ cdef class Membership(Requests):
         self.seated(0, self.raft.config_index)
         return slot
 
+    cdef int make_room(self, const Members *next) except -1:
+        """A member needs no visitor's leave: who is none hangs up where the slots are too few."""
+        cdef uint64_t own = self.meta.state.node, node
+        cdef int i, short = self.members.count - MAX_MEMBERS
+        for i in range(next.count):
+            node = id_here(next, i, own, self.meta.state.incarnation)
+            short += slot_in(&self.members, node) < 0
+        for i in range(self.members.count):
+            short -= self.members.id[i] == 0
+        for i in range(self.members.count):
+            node = self.members.id[i]
+            if short <= 0:
+                break
+            if node in (0, OTHER_SELF, own, self.raft.leader) or slot_in(next, node) >= 0:
+                continue
+            self.hang_up(i)
+            self.members.id[i] = 0
+            short -= 1
+        return 0
+
+    cdef int hang_up(self, int slot) except -1:
+        cdef Link link = <Link>self.links[slot], bulk = <Link>self.bulks[slot]
+        if link is not None:
+            self.unlink(slot)
+            link.close()
+        if bulk is not None:
+            self.unlink_bulk(slot)
+            bulk.close()
+        return 0
+
+    cdef int unlink(self, int slot) except -1:
+        self.links[slot] = None
+        self.peers[slot].up = False
+        (<Outbox>self.boxes[slot]).clear()
+        return self.raft.link_down(self.members.id[slot], self.io.now_us(self.io.ctx))
+
+    cdef int unlink_bulk(self, int slot) except -1:
+        self.bulks[slot] = None
+        (<Outbox>self.bulk_boxes[slot]).clear()
+        return 0
+
     cdef int dismiss(self, uint64_t now_us) except -1:
         """Whoever is told that it was removed hangs up; its slot is free when it has."""
         cdef uint64_t own = self.meta.state.node
@@ -147,6 +190,8 @@ cdef class Membership(Requests):
         cdef int own = slot_in(next, self.meta.state.node)
         cdef bytes payload
         cdef uint64_t index
+        if MUTANT(154):
+            settle(next)
         if self.address is not None:            # it may have moved, or have had none
             fill_member(next, own, next.id[own], next.incarnation[own], next.flags[own],
                         self.address)

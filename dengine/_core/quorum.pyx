@@ -5,7 +5,7 @@ It counts; it knows no roles, terms or logs.
 from libc.string cimport memset
 
 from dengine._core.fault cimport MUTANT
-from dengine._core.members cimport VOTER, VOTER_OLD
+from dengine._core.members cimport VOTER, VOTER_OLD, place_of
 
 cdef extern from * nogil:
     int popcount "__builtin_popcount"(unsigned int)
@@ -24,11 +24,7 @@ cdef void config_from(Config *to, const Members *m) noexcept nogil:
 
 
 cdef int slot_of(const Config *c, uint64_t node) noexcept nogil:
-    cdef int i
-    for i in range(c.count):
-        if c.id[i] == node:
-            return i
-    return -1
+    return place_of(c.id, c.count, node)
 
 
 cdef bint is_voter(const Config *c, uint64_t node) noexcept nogil:

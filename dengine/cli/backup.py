@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPResponse
+from http.client import BadStatusLine, HTTPException, HTTPResponse, IncompleteRead
 
 import click
 
@@ -27,6 +27,8 @@ from dengine.storage import Directory, setup_of, sync_directory
 HEALTH = "http://127.0.0.1:10001"
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 PIECE = 1 << 20  # bytes
+# What a request ends with that was sent and has no whole answer; one not sent is a URLError.
+LOST = (ConnectionError, TimeoutError, BadStatusLine, IncompleteRead)
 
 
 @click.command()
@@ -55,25 +57,37 @@ def url_of(health: str) -> str:
 
 @contextmanager
 def opened(request: urllib.request.Request | str, timeout: float) -> Iterator[HTTPResponse]:
-    """An answer of a node, or an error that says what to do."""
+    """An answer of a node, or an error that says what to do; a Request is one that changes."""
     try:
         with DIRECT.open(request, timeout=timeout) as answer:
             yield answer
     except urllib.error.HTTPError as error:
-        kind = errors.UnavailableError if error.code >= 500 else errors.RequestError
-        raise kind(f"the node says {error.code}: {said_by(error)}") from None
-    except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError,
-            ValueError) as error:
-        raise errors.UnavailableError(f"no answer: {error}; nothing was changed; name the health "
-                                      "port of a node that runs") from None
+        code, text = said_by(error)
+        kind = (errors.OutcomeUnknownError if code == "outcome_unknown" else
+                errors.UnavailableError if error.code >= 500 else errors.RequestError)
+        raise kind(f"the node says {error.code}: {text}") from None
+    except LOST as error:
+        if isinstance(request, str):
+            raise no_answer(error) from None
+        raise errors.OutcomeUnknownError(f"the answer was lost: {error}; it may have been done: "
+                                         "look before you ask again") from None
+    except (urllib.error.URLError, HTTPException, ValueError) as error:
+        raise no_answer(error) from None
 
 
-def said_by(error: urllib.error.HTTPError) -> str:
+def no_answer(error: Exception) -> errors.UnavailableError:
+    return errors.UnavailableError(f"no answer: {error}; nothing was changed; name the health port "
+                                   "of a node that runs")
+
+
+def said_by(error: urllib.error.HTTPError) -> tuple[str, str]:
+    """The code of a problem ("" where it has none), and its words."""
     text = error.read().decode(errors="replace")
     try:
-        return str(json.loads(text)["detail"])
-    except (ValueError, KeyError, TypeError):
-        return text
+        problem = json.loads(text)
+        return str(problem.get("code", "")), str(problem["detail"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "", text
 
 
 @click.command()

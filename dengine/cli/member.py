@@ -101,7 +101,7 @@ def remove(node: int, health: str, timeout: float) -> None:
 def replace(node: int, health: str, timeout: float) -> None:
     """Let node ID, which lost its directory, come back with an empty one.
 
-    Start it first, with the configuration that it had. Its old directory counts no more.
+    Start it first, with a configuration that gives it role 4. Its old directory counts no more.
     """
     change("replace", health, timeout, id=node)
     wait_for_voter(node, health, timeout)

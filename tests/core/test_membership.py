@@ -2,15 +2,19 @@
 happen to it meanwhile (D 4)."""
 from __future__ import annotations
 
+import asyncio
 import struct
 
 import pytest
 
+from dengine._core.peer import Peer
 from dengine.errors import RequestError, UnavailableError
 from tests.core.clusters import SECOND, agreed, done, followers
 from tests.sim import views
 
-FORWARD, REGISTER = 7, 16
+HELLO, FORWARD, BYE, REGISTER = 1, 7, 12, 16
+OUTDATED, REMOVED = 1, 2
+STRANGERS = 20
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
 
 
@@ -263,3 +267,62 @@ def test_a_node_cannot_forget_with_its_power_that_there_is_another_voter(make):
     c.boot(0)
     becomes(c, 0, 1)
     assert len(c.items(0)) == 5
+
+
+class Wire(asyncio.Transport):
+    """A connection that a stranger opened, with what the node said."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = b""
+        self.open = True
+
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
+    def write(self, data):
+        self.said += data
+
+    def close(self):
+        self.open = False
+
+    abort = close
+
+
+def connect(c, node):
+    """A peer at `node` that has said nothing yet, and its wire."""
+    peer = Peer(c.nodes[node].turn, 0, lambda *_: None, lambda *_: None, lambda _: None)
+    wire = Wire()
+    peer.connection_made(wire)
+    return peer, wire
+
+
+@pytest.mark.parametrize("flag", [OUTDATED, REMOVED])
+def test_a_stranger_cannot_send_a_member_away(make, flag):
+    c = make(3)
+    for node in range(3):
+        peer, wire = connect(c, node)
+        peer.data_received(views.build_frame(BYE, flag, 0, b"go"))
+        assert not wire.open
+    c.run_for(SECOND)
+    assert all(c.failed(node) is None for node in range(3))
+    write(c, 0, 5)
+
+
+def test_strangers_do_not_take_the_slots_of_members(make):
+    """They say that they know of a later configuration, as a member would that is new here."""
+    c = make(3, spare=1)
+    cluster = c.nodes[0].setup.cluster
+    opened = []
+    for node in range(3):
+        for stranger in range(STRANGERS):
+            peer, wire = connect(c, node)
+            peer.data_received(views.build_frame(HELLO, 0, 0, struct.pack(
+                "<HQQQQQQQQ", 1, cluster, 100 + stranger, 7, node + 1, 0, 1, 1, 1_000_000)))
+            opened.append((peer, wire))
+    assert sum(peer.up for peer, _ in opened) == 3 * 13, "so many slots are free"
+    c.boot(3)
+    c.ask_change(c.leader(), "add", 3)
+    assert sum(wire.open for _, wire in opened) >= 3 * 12, "one makes room"
+    becomes(c, 0, 1, 2, 3)
+    write(c, 3, 5)
