@@ -73,6 +73,7 @@ mutants: $(BUILT_TESTS) $(INSTALLED) ## planted bugs that the tests must notice:
 
 spec: $(BUILT_TESTS) .venv/spec ## the TLA+ specification, checked by TLC (needs java): ONLY=
 	$(RUN) -m tests.spec $(if $(ONLY),--only "$(ONLY)",--evidence $(EVIDENCE)/spec.json)
+	$(if $(ONLY),,$(RUN) -m tests.spec.traces --evidence $(EVIDENCE)/traces.json)
 
 N ?= 10
 OPERATIONS ?= 1000000

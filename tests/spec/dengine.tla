@@ -16,6 +16,7 @@ CONSTANTS Nodes, None, First,           \* First: the voters that form the clust
           MaxTerm, MaxLen,              \* both counted with the first election, which is done
           MaxPower, MaxKill, MaxDoubt,  \* power losses, other restarts, voters in doubt at one moment
           Changes,                      \* how often the voters change
+          Hears,                        \* do nodes hear of terms? For traces: see Hear
           Variant                       \* "ok", or a rule that is left out
 
 VARIABLES term, log, old, synced, role, marked, target, start, votes, leader, llog, acks, com, power, kill, changes
@@ -23,8 +24,11 @@ vars == <<term, log, old, synced, role, marked, target, start, votes, leader, ll
 
 Terms == 1..MaxTerm
 Max(a, b) == IF a > b THEN a ELSE b
+Min(a, b) == IF a < b THEN a ELSE b
 Cut(s, k) == SubSeq(s, 1, k)
 Prefix(s, t) == Len(s) <= Len(t) /\ Cut(t, Len(s)) = s
+Same(s, t) ==                           \* entries that both begin with
+  LET n == Min(Len(s), Len(t)) IN CHOOSE k \in 0..n : Cut(s, k) = Cut(t, k) /\ (k = n \/ s[k + 1] # t[k + 1])
 LastTerm(s) == IF s = <<>> THEN 0 ELSE s[Len(s)].t
 AtLeast(s, t) == LastTerm(s) > LastTerm(t) \/ (LastTerm(s) = LastTerm(t) /\ Len(s) >= Len(t))
 Entry(T) == [t |-> T, c |-> None]
@@ -36,7 +40,7 @@ Config(s) == s[NewestIndex(s)].c
 Voters(s) == Config(s).old \cup Config(s).new
 Majority(S, V) == 2 * Cardinality(S \cap V) > Cardinality(V)
 Quorum(S, c) == Majority(S, c.new) /\ (c.old = {} \/ Majority(S, c.old) \/ Variant = "one_half_is_enough")
-Noop(T) == CHOOSE i \in 1..Len(llog[T]) : llog[T][i].t = T /\ \A j \in 1..(i-1) : llog[T][j].t # T
+Noop(T) == Len(llog[T]) + 1 - Cardinality({i \in 1..Len(llog[T]) : llog[T][i].t = T})   \* the first entry of T
 
 Forming == [t |-> 1, c |-> [old |-> {}, new |-> First]]
 Init ==
@@ -44,14 +48,14 @@ Init ==
     /\ term = [n \in Nodes |-> IF n \in First THEN 1 ELSE 0]
     /\ log = [n \in Nodes |-> IF n \in First THEN <<Forming>> ELSE <<>>]
     /\ old = [n \in Nodes |-> {}]
-    /\ synced = [n \in Nodes |-> IF n \in First THEN 1 ELSE 0]
+    /\ synced = [n \in Nodes |-> IF n \in First \ {l} THEN 1 ELSE 0]
     /\ role = [n \in Nodes |-> IF n = l THEN "l" ELSE "f"]
     /\ marked = [n \in Nodes |-> FALSE]
     /\ target = [n \in Nodes |-> 0] /\ start = [n \in Nodes |-> 0]
     /\ votes = [T \in Terms |-> [n \in Nodes |-> IF T = 1 /\ n \in First THEN <<l, FALSE>> ELSE <<>>]]
     /\ leader = [T \in Terms |-> IF T = 1 THEN l ELSE None]
     /\ llog = [T \in Terms |-> IF T = 1 THEN <<Forming>> ELSE <<>>]
-    /\ acks = [T \in Terms |-> [n \in Nodes |-> IF T = 1 /\ n \in First THEN 1 ELSE 0]]
+    /\ acks = [T \in Terms |-> [n \in Nodes |-> IF T = 1 /\ n \in First \ {l} THEN 1 ELSE 0]]
     /\ com = [T \in Terms |-> IF T = 1 THEN 1 ELSE 0]
     /\ power = 0 /\ kill = 0 /\ changes = 0
 
@@ -76,7 +80,17 @@ Vote(n, c) ==
   /\ votes' = [votes EXCEPT ![T][n] = <<c, marked[n]>>]
   /\ UNCHANGED <<log, old, synced, marked, start, leader, llog, acks, com, power, kill, changes>>
 
-\* Won by a quorum that forgot nothing, or by all voters. Its no-op is acknowledged once it is synced.
+\* Of a later term, which nobody need have saved; or, in this term, from no quorum any more. It takes away what n might
+\* do, and gives nothing, so nothing is found with it that is not found without.
+Hear(n, T) ==
+  /\ Hears
+  /\ T > term[n] \/ (T = term[n] /\ role[n] # "f")
+  /\ term' = [term EXCEPT ![n] = T]
+  /\ role' = [role EXCEPT ![n] = "f"]
+  /\ target' = [target EXCEPT ![n] = IF term[n] < T THEN 0 ELSE @]
+  /\ UNCHANGED <<log, old, synced, marked, start, votes, leader, llog, acks, com, power, kill, changes>>
+
+\* Won by a quorum that forgot nothing, or by all voters.
 Win(c) ==
   LET T == term[c]
       any == {n \in Nodes : votes[T][n] # <<>> /\ votes[T][n][1] = c}
@@ -89,19 +103,26 @@ Win(c) ==
   /\ role' = [role EXCEPT ![c] = "l"]
   /\ log' = [log EXCEPT ![c] = new]
   /\ llog' = [llog EXCEPT ![T] = new]
-  /\ acks' = [acks EXCEPT ![T][c] = Len(new)]
-  /\ synced' = [synced EXCEPT ![c] = Len(new)]
-  /\ old' = [old EXCEPT ![c] = {}]
-  /\ marked' = [marked EXCEPT ![c] = FALSE]
-  /\ target' = [target EXCEPT ![c] = 0] /\ start' = [start EXCEPT ![c] = 0]
-  /\ UNCHANGED <<term, votes, com, power, kill, changes>>
+  /\ target' = [target EXCEPT ![c] = 0]
+  /\ UNCHANGED <<term, old, synced, marked, start, votes, acks, com, power, kill, changes>>
+
+\* The no-op is on the leader's disk: it acknowledges, and has all that it forgot.
+Flush(l) ==
+  LET T == term[l] IN
+  /\ role[l] = "l" /\ synced[l] < Noop(T)
+  /\ synced' = [synced EXCEPT ![l] = Len(log[l])]
+  /\ old' = [old EXCEPT ![l] = {}]
+  /\ acks' = [acks EXCEPT ![T][l] = Len(log[l])]
+  /\ marked' = [marked EXCEPT ![l] = FALSE]
+  /\ start' = [start EXCEPT ![l] = 0]
+  /\ UNCHANGED <<term, log, role, target, votes, leader, llog, com, power, kill, changes>>
 
 \* --------------------------------------------------------------------------------------------------- replication
 Extend(l, e) ==
   LET T == term[l] new == Append(log[l], e) IN
   /\ log' = [log EXCEPT ![l] = new]
   /\ llog' = [llog EXCEPT ![T] = new]
-  /\ acks' = [acks EXCEPT ![T][l] = Len(new)]
+  /\ acks' = [acks EXCEPT ![T][l] = IF synced[l] >= Noop(T) THEN Len(new) ELSE @]
   /\ UNCHANGED <<term, old, synced, role, marked, target, start, votes, leader, com, power, kill>>
 
 Propose(l) ==
@@ -115,8 +136,7 @@ Accept(n, T, e) ==
       tgt == IF term[n] < T THEN 0 ELSE target[n]
       ends == (tgt > 0 /\ e >= tgt) \/ (T > start[n] /\ e >= Noop(T))
       m == marked[n] /\ ~ends
-      kept == CHOOSE k \in 0..synced[n] : Prefix(Cut(log[n], k), new)
-                /\ \A j \in (k+1)..synced[n] : ~Prefix(Cut(log[n], j), new)
+      kept == Min(synced[n], Same(log[n], new))
       sync == e >= Noop(T) /\ kept < Noop(T) IN
   /\ leader[T] \notin {None, n} /\ term[n] <= T
   /\ term' = [term EXCEPT ![n] = T]
@@ -142,14 +162,15 @@ Commit(l, e) ==
   /\ UNCHANGED <<term, log, old, synced, marked, target, start, votes, leader, llog, acks, power, kill, changes>>
 
 \* --------------------------------------------------------------------------------------------------- doubt
-\* n, in doubt, learns the last index of a leader that is alive now: of a session opened after n's start.
-Contact(n, T) ==
+\* n, in doubt, learns from a leader, in a session opened after n's start, how long its log was then: no shorter than
+\* what n acknowledged before.
+Contact(n, T, e) ==
   /\ marked[n] /\ leader[T] \notin {None, n} /\ term[n] <= T
-  /\ role[leader[T]] = "l" /\ term[leader[T]] = T
+  /\ acks[T][n] <= e /\ e <= Len(llog[T])
   /\ term[n] < T \/ target[n] = 0
   /\ term' = [term EXCEPT ![n] = T]
   /\ role' = [role EXCEPT ![n] = "f"]
-  /\ target' = [target EXCEPT ![n] = Len(llog[T])]
+  /\ target' = [target EXCEPT ![n] = e]
   /\ UNCHANGED <<log, old, synced, marked, start, votes, leader, llog, acks, com, power, kill, changes>>
 
 Restart(n, new, m) ==
@@ -193,11 +214,11 @@ Leave(l) ==
 
 Next ==
   \E n \in Nodes :
-    \/ Campaign(n) \/ Win(n) \/ Propose(n) \/ Kill(n) \/ Power(n) \/ Leave(n)
+    \/ Campaign(n) \/ Win(n) \/ Flush(n) \/ Propose(n) \/ Kill(n) \/ Power(n) \/ Leave(n)
     \/ \E c \in Nodes : Vote(n, c)
     \/ \E V \in SUBSET Nodes : Change(n, V)
     \/ \E e \in 1..MaxLen : Commit(n, e)
-    \/ \E T \in Terms : Contact(n, T) \/ \E e \in 1..Len(llog[T]) : Accept(n, T, e)
+    \/ \E T \in Terms : Hear(n, T) \/ \E e \in 1..Len(llog[T]) : Contact(n, T, e) \/ Accept(n, T, e)
 
 Spec == Init /\ [][Next]_vars
 Symmetry == Permutations(First)
