@@ -14,6 +14,7 @@ from random import Random
 from tests.chaos import plan as plans
 from tests.chaos.http import Connection
 from tests.chaos.load import HOT_KEYS, new, perform
+from tests.chaos.members import Members
 from tests.chaos.net import Network
 from tests.chaos.nodes import Node
 from tests.chaos.plan import Fault, Plan
@@ -50,8 +51,13 @@ class Faults:
     done: list[Done] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)    # of the runner: the run is void
     forgetful: set[int] = field(default_factory=set)    # MemFirst: cut, and not known to be well
+    members: Members = field(init=False)
+    late: list[str] = field(default_factory=list)       # what was not healed in time
     struck: int | None = None       # the node that a fault of this storm singles out
     queued: list[Operation] = field(default_factory=list)       # part of the history
+
+    def __post_init__(self) -> None:
+        self.members = Members(self.nodes)
 
     async def run(self, origin_ns: int) -> None:
         """All faults of the plan, storm by storm; a storm that lasts longer than planned, until its
@@ -63,6 +69,7 @@ class Faults:
                     group.create_task(self.one(fault, origin_ns))
             planned = origin_ns + int(max(f.at_s + f.lasts_s for f in faults) * 1e9)
             self.struck = None
+            self.late += [f"node {i} is no voter again" for i in await self.members.restore()]
             await self.all_answer()
             origin_ns += max(0, time.monotonic_ns() - planned)
 
@@ -81,6 +88,8 @@ class Faults:
                 await self.links(done, leader, rng, until)
             elif fault.kind == "wall":
                 await self.wall(done, rng, until)
+            elif fault.kind in plans.MEMBER_KINDS:
+                await self.change(done, leader, rng, until)
             else:
                 await self.strike(done, leader, rng, until)
         except OSError as error:
@@ -126,6 +135,23 @@ class Faults:
                 node.shift_wall(rng.choice(WALL_US))
                 done.triggered = True
             await asyncio.sleep(WALL_STEP_S)
+
+    async def change(self, done: Done, leader: int | None, rng: Random, until: int) -> None:
+        """A change of the membership, or of who leads; the other faults may stop it half-way."""
+        if done.fault.kind == "transfer":
+            done.on = str(leader)
+            done.triggered = await self.members.hand_over()
+            return
+        up = [i for i in sorted(self.nodes) if self.strikes(i, False) and i != leader]
+        chosen = await self.may_forget([rng.choice(up)]) if up else []
+        done.on = " ".join(map(str, chosen))
+        act = {"replace": self.members.replace, "move": self.members.move}[done.fault.kind]
+        for i in [i for i in chosen if self.strikes(i, False)]:         # time has passed
+            self.nodes[i].busy = True
+            try:
+                done.triggered = await act(i, until)
+            finally:
+                self.nodes[i].busy = False
 
     async def strike(self, done: Done, leader: int | None, rng: Random, until: int) -> None:
         """Pauses, kills or cuts; whoever another fault has down by now is left alone."""
@@ -179,7 +205,7 @@ class Faults:
 
     def strikes(self, i: int, paused_too: bool) -> bool:
         node = self.nodes[i]
-        return bool(node.process if paused_too else node.up) and node.ended() is None
+        return bool(node.process if paused_too else node.up) and node.runs and not node.busy
 
     def pause(self, node: Node) -> object:
         node.pause()
@@ -192,12 +218,14 @@ class Faults:
         return node.lose_power()
 
     async def may_forget(self, chosen: list[int]) -> list[int]:
-        """MemFirst keeps its word while fewer than a majority may have forgotten at one moment."""
+        """MemFirst keeps its word while fewer than a majority may have forgotten at one moment; so
+        does any cluster while fewer have lost their directories."""
         for i in list(self.forgetful):
             _, state = await self.ask(self.nodes[i], "/health")
             if state.get("recovering") is False:
                 self.forgetful.discard(i)
-        room = (len(self.nodes) - 1) // 2 - len(self.forgetful - set(chosen))
+        room = (len(self.nodes) - 1) // 2 - len((self.forgetful | self.members.away) - set(chosen))
         chosen = chosen[:max(0, room)]
-        self.forgetful |= set(chosen)
+        if self.plan.strategy == "MemFirst":
+            self.forgetful |= set(chosen)
         return chosen

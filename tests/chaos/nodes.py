@@ -32,7 +32,8 @@ LOG_LINES = 15
 
 @dataclass
 class Node:
-    """Node `id` at `host`. `journal` holds (monotonic ns, "start" | "pause" | "go" | "stop")."""
+    """Node `id` at `host`. `journal` holds (monotonic ns, "start" | "wait" | "pause" | "go" |
+    "stop" | "wipe")."""
 
     id: int
     host: str
@@ -49,6 +50,9 @@ class Node:
     boot_offset_s: int = 0
     tree: Path = ROOT               # whose dengine it runs
     environment: dict[str, str] = field(default_factory=dict)
+    joining: str = ""               # its configuration for a start without a directory
+    may_leave: bool = False         # it was asked to leave the cluster: it may end by itself
+    busy: bool = False              # its membership is being changed: no other fault strikes it
     journal: list[tuple[int, str]] = field(default_factory=list)
 
     @property
@@ -58,6 +62,10 @@ class Node:
     @property
     def up(self) -> bool:
         return self.process is not None and not self.paused
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.ended() is None
 
     @property
     def was_paused(self) -> bool:
@@ -76,6 +84,10 @@ class Node:
             elif what == "stop":
                 since = 0
         return 0
+
+    def was_emptied(self, begin_ns: int, end_ns: int) -> bool:
+        """Did it lose its directory, and what it knew, between the two?"""
+        return any(what == "wipe" and begin_ns < ns < end_ns for ns, what in self.journal)
 
     def note(self, what: str) -> None:
         self.journal.append((time.monotonic_ns(), what))
@@ -165,6 +177,16 @@ class Node:
         (self.directory / "boot_id").write_text(f"{boot_id}\n")
         self.boot_offset_s = rng.randrange(BOOT_OFFSET_S)
 
+    def wipe(self) -> None:
+        """The directory of a node that does not run is lost; it may join the cluster again."""
+        data = self.directory / ("disk/db" if self.disk else "db")
+        if self.network and self.disk:
+            self.network.inside(self.id, "rm", "-rf", str(data))
+        else:
+            shutil.rmtree(data)
+        (self.directory / "node.toml").write_text(self.joining)
+        self.note("wipe")
+
     def shift_wall(self, shift_us: int) -> None:
         with (self.directory / "wall").open("r+b") as file:
             file.write(struct.pack("q", shift_us))
@@ -208,6 +230,9 @@ def build(plan: Plan, root: Path, network: Network | None) -> dict[int, Node]:
         if plan.strategy != "MemFirst":
             own["raft.persistence"] = {"strategy": plan.strategy}
         (node.directory / "node.toml").write_text(shipped_with(own | plan.settings))
+        own["cluster.initial_cluster"] = [m | {"role": 4} if m["id"] == node.id else m
+                                          for m in members]
+        node.joining = shipped_with(own | plan.settings)
     return nodes
 
 

@@ -39,6 +39,11 @@ NODE_KINDS = {
     "cut-all": 2,           # DiskFirst only: MemFirst does not promise to survive it
     "wall": 2,              # jumps of the wall clock, also backwards
 }
+MEMBER_KINDS = {
+    "replace": 3,           # a directory is lost: the node comes back with an empty one
+    "move": 2,              # a node is removed, and added again with an empty directory
+    "transfer": 2,          # the leader is asked to hand over
+}
 SINGLE_OUT = ("isolate-leader", "pause-leader", "kill-leader")
 
 
@@ -108,7 +113,7 @@ def settings(rng: Random) -> dict[str, object]:
 
 def kinds_of(plan: Plan, rng: Random, easy: bool) -> list[str]:
     """Two to four different kinds that may overlap."""
-    weights = dict(NODE_KINDS if easy else LINK_KINDS | NODE_KINDS)
+    weights = dict(NODE_KINDS if easy else LINK_KINDS | NODE_KINDS | MEMBER_KINDS)
     if easy:
         weights = {k: w for k, w in weights.items() if k.startswith(EASY_KINDS)}
     if plan.strategy == "MemFirst":

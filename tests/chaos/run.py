@@ -152,7 +152,10 @@ class Run:
         while True:
             for node in self.nodes.values():
                 status = node.ended()
-                if status is not None:
+                if status == 0 and node.may_leave:
+                    node.note("stop")
+                    node.process = None
+                elif status is not None:
                     self.verdict.violations.append(
                         f"node {node.id} ended by itself, status {status}:\n{node.tail()}")
                     node.note("stop")
@@ -263,6 +266,10 @@ class Run:
         if violation := check(history, base=0):
             verdict.violations.append(str(violation))
         verdict.violations += watched["violations"]
+        verdict.violations += [
+            f"the term of node {i} fell from {high} to {low}" for i, high, low, a, b
+            in watched["falls"] if not self.nodes[i].was_emptied(a, b)]
+        verdict.late += self.faults.late
         for node in self.nodes.values():
             verdict.late += silences(node, watched["silences"])
         settle(verdict, watched["stall_s"])

@@ -31,7 +31,7 @@ def test_a_seed_gives_one_plan():
 def test_plans_have_every_fault_and_overlap():
     plans = [plan.make(seed, 24) for seed in range(60)]
     seen = {f.kind for p in plans for f in p.faults}
-    assert seen == set(plan.LINK_KINDS) | set(plan.NODE_KINDS)
+    assert seen == {*plan.LINK_KINDS, *plan.NODE_KINDS, *plan.MEMBER_KINDS}
     assert {(p.nodes, p.strategy) for p in plans} == {
         (n, s) for n in (3, 4, 5) for s in ("MemFirst", "DiskFirst")}
     for p in plans:
@@ -86,7 +86,13 @@ def test_terms_that_fall_and_health_that_is_not_200():
     assert watch.violations == []
     watch.take(1, "/primary", 503, {"term": 4}, 5, 6)
     watch.take(1, "/health", 503, {"term": 4}, 7, 8)
-    assert len(watch.violations) == 2
+    assert len(watch.violations) == 1
+    assert watch.falls == [(1, 5, 4, 2, 6)]
+    node = Node(1, "", 0, 0, 0, Path())
+    assert not node.was_emptied(2, 6)
+    node.journal = [(3, "wipe")]
+    assert node.was_emptied(2, 6)
+    assert not node.was_emptied(3, 6)
 
 
 def test_silence_is_excused_by_what_was_done_to_the_process():

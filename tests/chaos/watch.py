@@ -68,6 +68,7 @@ class Watch:
         self.samples = 0
         self.stall_s = 0.0                      # longest time that this process did not run
         self.violations: list[str] = []
+        self.falls: list[tuple[int, int, int, int, int]] = []   # node, term, and next; when, in ns
         self.silences: list[tuple[int, int, int]] = []      # node, from, to in ns
         self.heard: dict[int, int] = {}         # node -> when it answered last
         self.terms: dict[int, int] = {}         # node -> its last term
@@ -77,11 +78,11 @@ class Watch:
 
     def take(self, node: int, path: str, status: int, state: dict, sent: int, got: int) -> None:
         self.samples += 1
+        before = self.heard.get(node, got)
         self.listen(node, got)
         term = int(state.get("term", 0))
         if term < self.terms.get(node, 0):
-            self.violations.append(
-                f"the term of node {node} fell from {self.terms[node]} to {term}")
+            self.falls.append((node, self.terms[node], term, before, got))
         self.terms[node] = term
         if path == "/health" and status != 200:
             self.violations.append(f"/health of node {node} is {status}")
@@ -112,6 +113,7 @@ class Watch:
         for node in self.heard:
             self.listen(node, now)
         return {"samples": self.samples, "violations": self.violations[:50],
+                "falls": self.falls,
                 "silences": self.silences, "terms": len(self.owners),
                 "owners": self.owners, "stall_s": self.stall_s}
 
