@@ -163,10 +163,10 @@ Commit(l, e) ==
 
 \* --------------------------------------------------------------------------------------------------- doubt
 \* n, in doubt, learns from a leader, in a session opened after n's start, how long its log was then: no shorter than
-\* what n acknowledged before.
+\* what n acknowledged before, and with the no-op, which goes before all that a leader says.
 Contact(n, T, e) ==
   /\ marked[n] /\ leader[T] \notin {None, n} /\ term[n] <= T
-  /\ acks[T][n] <= e /\ e <= Len(llog[T])
+  /\ Max(Noop(T), acks[T][n]) <= e /\ e <= Len(llog[T])
   /\ term[n] < T \/ target[n] = 0
   /\ term' = [term EXCEPT ![n] = T]
   /\ role' = [role EXCEPT ![n] = "f"]
