@@ -29,6 +29,8 @@ def change(Turn turn not None, str what not None, uint64_t node, bytes address n
         if member:
             raise refused(f"node {node} is a member already", "see `dengine member list`")
         add(turn, &m, node, address, promote)
+        if slot >= 0:
+            turn.hang_up(slot)                  # to a directory that was removed, and may be gone
     elif not member:
         raise refused(f"node {node} is no member", "see `dengine member list`")
     elif what == "promote":

@@ -41,6 +41,7 @@ cdef class Membership(Requests):
     # Its connections are gone; whoever holds them is not told.
     cdef int unlink(self, int slot) except -1
     cdef int unlink_bulk(self, int slot) except -1
+    cdef int hang_up(self, int slot) except -1          # both, and closes them
     # A slot for a node that is no member here, and knows a newer configuration; -1: none.
     cdef int admit(self, uint64_t node, uint64_t incarnation, uint64_t config) except? -1
     cdef int announce_links(self, uint64_t now_us) except -1
@@ -52,6 +53,5 @@ cdef class Membership(Requests):
 
     # private
     cdef int make_room(self, const Members *next) except -1
-    cdef int hang_up(self, int slot) except -1
     cdef int seated(self, uint64_t changed, uint64_t index) except -1
     cdef bint has_caught_up(self, int slot, uint64_t now_us) noexcept

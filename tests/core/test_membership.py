@@ -326,3 +326,18 @@ def test_strangers_do_not_take_the_slots_of_members(make):
     assert sum(wire.open for _, wire in opened) >= 3 * 12, "one makes room"
     becomes(c, 0, 1, 2, 3)
     write(c, 3, 5)
+
+
+def test_a_removed_directory_is_not_taken_for_the_one_that_is_added_in_its_place(make):
+    """The leader has not heard yet that the connection to it is gone."""
+    c = make(3, spare=1)
+    leader = c.leader()
+    peer, wire = connect(c, leader)
+    peer.data_received(views.build_frame(HELLO, 0, 0, struct.pack(
+        "<HQQQQQQQQ", 1, c.nodes[0].setup.cluster, 4, 7, leader + 1, 9, 1, 1, 1_000_000)))
+    assert peer.up
+    c.ask_change(leader, "add", 3)
+    assert not wire.open
+    c.run_for(SECOND)
+    c.boot(3)
+    becomes(c, 0, 1, 2, 3)
