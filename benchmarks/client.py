@@ -162,6 +162,9 @@ class Connection(asyncio.Protocol):
             self.pending = data
             return
         self.pending = b""
+        self.answered(data)
+
+    def answered(self, data: bytes) -> None:
         self.loop.latencies.append(time.perf_counter_ns() - self.began)
         self.loop.errors += data[9] != 0x32     # the status of "HTTP/1.1 2xx"
         self.send()

@@ -43,8 +43,8 @@ class Client(Connection):
         self.refused = 0
         self.other = 0
 
-    def data_received(self, data: bytes) -> None:
-        status = data[9:12] if not self.pending else self.pending[9:12]
+    def answered(self, data: bytes) -> None:
+        status = data[9:12]
         if status == b"200":
             self.good += 1
         elif status == b"503" and b'"overloaded"' in data:
@@ -56,7 +56,7 @@ class Client(Connection):
                 return
         else:
             self.other += 1
-        super().data_received(data)
+        super().answered(data)
 
 
 @dataclass(frozen=True)

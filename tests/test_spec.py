@@ -34,8 +34,8 @@ def test_each_seed_is_one_trace(traces: list[Trace]) -> None:
 
 def test_all_kinds_of_lies_are_told(traces: list[Trace]) -> None:
     lies = falsified(traces, random.Random(1))
-    assert [name for name, _ in lies] == [falsify.__name__ for falsify in FALSIFIED]
-    assert all(lie.events not in [t.events for t in traces] for _, lie in lies)
+    assert [name for name, *_ in lies] == [falsify.__name__ for falsify in FALSIFIED]
+    assert all(lie.events not in [t.events for t in traces] for _, lie, _ in lies)
     text, config = module(lies[0][1])
     assert text.count("a |->") == len(lies[0][1].events)
     assert "Nodes = {1, 2, 3, 4, 5}" in config

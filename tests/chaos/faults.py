@@ -57,7 +57,7 @@ class Faults:
     queued: list[Operation] = field(default_factory=list)       # part of the history
 
     def __post_init__(self) -> None:
-        self.members = Members(self.nodes)
+        self.members = Members(self.nodes, self.leader)
 
     async def run(self, origin_ns: int) -> None:
         """All faults of the plan, storm by storm; a storm that lasts longer than planned, until its
@@ -205,7 +205,7 @@ class Faults:
 
     def strikes(self, i: int, paused_too: bool) -> bool:
         node = self.nodes[i]
-        return bool(node.process if paused_too else node.up) and node.runs and not node.busy
+        return node.runs and (paused_too or not node.paused) and not node.busy
 
     def pause(self, node: Node) -> object:
         node.pause()

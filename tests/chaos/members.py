@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlencode
 
 from tests.chaos.http import Connection
@@ -21,8 +22,9 @@ LEAVES_S = 1.0          # until a removed node has heard of it, and ended
 
 
 class Members:
-    def __init__(self, nodes: dict[int, Node]) -> None:
+    def __init__(self, nodes: dict[int, Node], leads: Callable[[], Awaitable[int | None]]) -> None:
         self.nodes = nodes
+        self.leads = leads                  # who says that it is primary
         self.away: set[int] = set()         # without its directory, and no voter again yet
 
     # ------------------------------------------------------------------------- what is asked
@@ -37,10 +39,8 @@ class Members:
             connection.close()
 
     async def leader(self) -> Node | None:
-        for node in self.nodes.values():
-            if node.up and (await self.ask(node, "GET", "/primary"))[0] == 200:
-                return node
-        return None
+        leader = await self.leads()
+        return None if leader is None else self.nodes[leader]
 
     async def change(self, what: str, **fields: object) -> bool:
         """Asked once of whoever leads."""

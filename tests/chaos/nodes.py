@@ -179,11 +179,8 @@ class Node:
 
     def wipe(self) -> None:
         """The directory of a node that does not run is lost; it may join the cluster again."""
-        data = self.directory / ("disk/db" if self.disk else "db")
-        if self.network and self.disk:
-            self.network.inside(self.id, "rm", "-rf", str(data))
-        else:
-            shutil.rmtree(data)
+        assert self.network is not None
+        self.network.inside(self.id, "rm", "-rf", str(self.directory / "disk/db"))
         (self.directory / "node.toml").write_text(self.joining)
         self.note("wipe")
 

@@ -60,8 +60,9 @@ Init ==
     /\ power = 0 /\ kill = 0 /\ changes = 0
 
 \* --------------------------------------------------------------------------------------------------- elections
+\* Also a leader, that steps down for it.
 Campaign(n) ==
-  /\ role[n] # "l" /\ term[n] < MaxTerm /\ log[n] # <<>> /\ n \in Voters(log[n])
+  /\ term[n] < MaxTerm /\ log[n] # <<>> /\ n \in Voters(log[n])
   /\ term' = [term EXCEPT ![n] = @ + 1]
   /\ role' = [role EXCEPT ![n] = "c"]
   /\ target' = [target EXCEPT ![n] = 0]
@@ -81,7 +82,7 @@ Vote(n, c) ==
   /\ UNCHANGED <<log, old, synced, marked, start, leader, llog, acks, com, power, kill, changes>>
 
 \* Of a later term, which nobody need have saved; or, in this term, from no quorum any more. It takes away what n might
-\* do, and gives nothing, so nothing is found with it that is not found without.
+\* do, and gives nothing, for a leader may campaign: nothing is found with it that is not found without.
 Hear(n, T) ==
   /\ Hears
   /\ T > term[n] \/ (T = term[n] /\ role[n] # "f")

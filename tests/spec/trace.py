@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from tests.sim.cluster import Cluster
 from tests.spec import observe
 
 SECOND = 1_000_000
-FOLLOWER, PRECANDIDATE, CANDIDATE, LEADER = range(4)
+CANDIDATE, LEADER = 2, 3
 VOTERS, SPARE = 3, 2
 ROUNDS = 40
 MEMFIRST = 1
@@ -274,8 +275,12 @@ def record(seed: int) -> Trace:
     """A cluster in MemFirst under kills, power cuts, partitions, transfers and changes of members;
     one node in doubt at a time."""
     r = random.Random(seed)
-    c = Cluster(seed, nodes=VOTERS, spare=SPARE, strategy=MEMFIRST, interval_us=r.choice(
-        (5_000, 50_000)), max_unflushed_us=400_000)
+    with closing(Cluster(seed, nodes=VOTERS, spare=SPARE, strategy=MEMFIRST, interval_us=r.choice(
+            (5_000, 50_000)), max_unflushed_us=400_000)) as c:
+        return follow(c, seed, r)
+
+
+def follow(c: Cluster, seed: int, r: random.Random) -> Trace:
     c.start()
     assert c.run_until(c.settled, 5 * SECOND)
     if c.states()[c.leader()]["term"] != 1:
@@ -291,7 +296,6 @@ def record(seed: int) -> Trace:
     while not c.run_until(lambda: recorder.look() or c.settled(), SECOND):
         assert c.now_us < deadline
     recorder.trace.logs = [node.log for node in recorder.nodes]
-    c.close()
     return recorder.trace
 
 
