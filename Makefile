@@ -42,7 +42,7 @@ start-nginx: ## Nginx before the three, in the foreground: config/nginx.conf
 	@exec nginx -p . -c config/nginx.conf -e stderr
 
 test: $(BUILT_TESTS) $(INSTALLED) ## all tests; TESTS="-k name", DENGINE_BUILD=debug
-	$(RUN) -m pytest $(TESTS)
+	$(RUN) -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 # Campaigns add to the evidence; FROM= goes on where one ended. SEED= repeats one run of it.
 chaos: $(BUILT_TESTS) $(INSTALLED) ## real nodes under faults, as root: MINUTES= RUNS= FROM= SEED=

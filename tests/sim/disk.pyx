@@ -15,6 +15,14 @@ from tests.sim.platter cimport (CALL_CLOSE, CALL_DROP, CALL_MAP, CALL_OPEN, CALL
 cdef extern from "<fcntl.h>" nogil:
     int O_CREAT, O_EXCL, O_TRUNC
 
+cdef extern from "<malloc.h>" nogil:
+    const int M_MMAP_THRESHOLD
+    int mallopt(int parameter, int value)
+
+# Each file a mapping of its own, zeros at no cost and given back: in the heap, where the C library
+# puts them once the first is freed, they are cleared by hand and keep gigabytes.
+mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
 CALL_NAMES = ("open", "close", "write", "read", "sync", "rename", "unlink", "sync_dir", "size",
               "drop", "map", "unmap")
 
