@@ -158,6 +158,8 @@ class Directory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
+        # as text that any log can hold
+        self._name = os.fsencode(self.path).decode(errors="backslashreplace")
         self._lock = -1
         self._closing = False
         self._reserve = 0  # bytes that the log may take meanwhile: two segments
@@ -199,7 +201,7 @@ class Directory:
         setup.progress = self._progress()
         self._reserve = 2 * setup.segment_bytes
         turn = boot.open_turn(os.fsencode(self.path), has_meta, names, snapshots, setup)
-        log.info("%s: %s", self.path, boot.found(turn))
+        log.info("%s: %s", self._name, boot.found(turn))
         turn.on_snapshot = lambda work: self._begin(turn, work)
         return turn
 
@@ -231,7 +233,7 @@ class Directory:
             done += n
             if time.monotonic() - told >= PROGRESS_S:
                 told = time.monotonic()
-                log.info("%s is recovered: %d of %d MiB are read", self.path, done >> 20,
+                log.info("%s is recovered: %d of %d MiB are read", self._name, done >> 20,
                          total >> 20)
 
         return progress

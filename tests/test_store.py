@@ -169,11 +169,14 @@ def test_reopen(tmp_path: Path, strategy: Any) -> None:
 
 
 def test_a_path_of_any_bytes_and_a_directory_that_moves(tmp_path: Path,
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+                                                        monkeypatch: pytest.MonkeyPatch,
+                                                        caplog: pytest.LogCaptureFixture) -> None:
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
-    with dengine.open(odd) as store:
+    with caplog.at_level("INFO", "dengine"), dengine.open(odd) as store:
         store["k"] = "v"
         monkeypatch.chdir(tmp_path)
+    assert "/\\xff\\xfe: " in caplog.messages[0]
+    caplog.text.encode()
     os.rename(odd, tmp_path / "moved")
     with dengine.open("moved") as store:
         monkeypatch.chdir("/")
