@@ -104,6 +104,7 @@ bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(RUN) -m benchmarks.cluster --mode http
 	$(RUN) -m benchmarks.failover
 	$(RUN) -m benchmarks.overload
+	$(RUN) -m benchmarks.forwarded
 	$(RUN) -m benchmarks.idle
 
 wheel: $(INSTALLED) ## sdist and wheel into dist/
