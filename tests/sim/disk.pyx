@@ -15,9 +15,13 @@ from tests.sim.platter cimport (CALL_CLOSE, CALL_DROP, CALL_MAP, CALL_OPEN, CALL
 cdef extern from "<fcntl.h>" nogil:
     int O_CREAT, O_EXCL, O_TRUNC
 
-cdef extern from "<malloc.h>" nogil:
+cdef extern from *:
+    """
+    extern int mallopt(int, int);   /* <malloc.h> clashes with live.h in a debug build */
+    #define M_MMAP_THRESHOLD (-3)
+    """
     const int M_MMAP_THRESHOLD
-    int mallopt(int parameter, int value)
+    int mallopt(int parameter, int value) nogil
 
 # Each file a mapping of its own, zeros at no cost and given back: in the heap, where the C library
 # puts them once the first is freed, they are cleared by hand and keep gigabytes.
