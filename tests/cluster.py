@@ -99,10 +99,12 @@ _taken: set[int] = set()
 
 def free_ports(count: int) -> list[int]:
     """Ports below the ephemeral range, so that no outgoing connection takes one while its node
-    is down, and never the same twice in one process."""
+    is down, and never the same twice in one process, nor in another that tests beside it."""
     found: list[int] = []
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     while len(found) < count:
-        port = random.SystemRandom().randrange(15_000, 32_000)
+        port = random.SystemRandom().randrange(15_000 + worker, 32_000, workers)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
