@@ -22,7 +22,8 @@ export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
 .PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants \
-        chaos torture life spec sanitize guard histories lint bench wheel docs clean
+        chaos torture life spec sanitize guard histories lint bench bench-peers wheel docs \
+        clean
 
 help: ## this list
 	@echo "make ..."
@@ -106,6 +107,9 @@ bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(RUN) -m benchmarks.overload
 	$(RUN) -m benchmarks.forwarded
 	$(RUN) -m benchmarks.idle
+
+bench-peers: install .venv/bench ## three nodes against etcd, PySyncObj and a bare HTTP server
+	$(RUN) -m benchmarks.peers
 
 wheel: $(INSTALLED) ## sdist and wheel into dist/
 	rm -rf dist

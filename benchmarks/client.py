@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import cycle
@@ -57,12 +57,16 @@ class Load:
     def body(self, key: str) -> str:
         return f'{{"key":"{key}","value":"{self.value}"}}' if self.op == "put" else ""
 
+    def names(self) -> Iterator[str]:
+        """Each key once."""
+        return (f"k{i * STRIDE % self.keys:07d}" for i in range(self.keys))
+
     def requests(self) -> list[bytes]:
         return [
             f"{self.method} {self.path(key)} HTTP/1.1\r\nHost: {HOST}\r\n"
             f"Content-Type: application/json\r\n"
             f"Content-Length: {len(self.body(key))}\r\n\r\n{self.body(key)}".encode()
-            for key in (f"k{i * STRIDE % self.keys:07d}" for i in range(self.keys))
+            for key in self.names()
         ]
 
 
@@ -80,11 +84,20 @@ def measure(port: int, load: Load) -> Figure:
             command = [wrk, "-t1", f"-c{load.clients}", f"-d{max(1, round(load.seconds))}s",
                        "--timeout", "10s", "-s", script.name, f"http://{HOST}:{port}"]
         else:
-            options = (f"--{k.replace('_', '-')}={v}" for k, v in asdict(load).items())
-            command = [sys.executable, __file__, f"--port={port}", *options]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=load.seconds + GRACE_S, check=False
-        )
+            command = bundled(Path(__file__), port, load)
+        return measured(command, load)
+
+
+def bundled(script: Path, port: int, load: Load) -> list[str]:
+    """The command that runs a generator in Python."""
+    options = (f"--{k.replace('_', '-')}={v}" for k, v in asdict(load).items())
+    return [sys.executable, str(script), f"--port={port}", *options]
+
+
+def measured(command: list[str], load: Load) -> Figure:
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=load.seconds + GRACE_S, check=False
+    )
     if done.returncode:
         raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
     return Figure(**json.loads(done.stdout.splitlines()[-1]))
@@ -152,7 +165,11 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         else:
             self.began = time.perf_counter_ns()
-            self.transport.write(request)
+            self.transport.write(self.prepared(request))
+
+    def prepared(self, request: bytes) -> bytes:
+        """As it goes out on this connection."""
+        return request
 
     def data_received(self, data: bytes) -> None:
         if self.pending:
@@ -165,8 +182,11 @@ class Connection(asyncio.Protocol):
         self.answered(data)
 
     def answered(self, data: bytes) -> None:
+        self.completed(data[9] == 0x32)         # the status of "HTTP/1.1 2xx"
+
+    def completed(self, well: bool) -> None:
         self.loop.latencies.append(time.perf_counter_ns() - self.began)
-        self.loop.errors += data[9] != 0x32     # the status of "HTTP/1.1 2xx"
+        self.loop.errors += not well
         self.send()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -181,12 +201,13 @@ def body_bytes(data: bytes, end: int) -> int:
     return int(data[at + 15 : data.index(b"\r", at)]) if at >= 0 else 0
 
 
-async def drive(port: int, clients: int, requests: Iterator[bytes], seconds: float) -> Figure:
+async def drive(port: int, clients: int, requests: Iterator[bytes], seconds: float,
+                protocol: Callable[[Loop], Connection] = Connection) -> Figure:
     """`clients` connections share the requests, for at most `seconds`."""
     running = asyncio.get_running_loop()
     loop = Loop(requests, clients)
     began = time.perf_counter()
-    connect = partial(running.create_connection, lambda: Connection(loop), HOST, port)
+    connect = partial(running.create_connection, lambda: protocol(loop), HOST, port)
     await asyncio.gather(*(connect() for _ in range(clients)))
     running.call_later(seconds, setattr, loop, "stopped", True)
     await asyncio.wait_for(loop.closed, seconds + GRACE_S / 2)
@@ -201,8 +222,9 @@ def preload(port: int, load: Load, clients: int = 64, seconds: float = 60.0) -> 
         raise RuntimeError(f"preload: {figure.requests} of {load.keys}, {figure.errors} errors")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="The bundled client; prints one line of JSON.")
+def run(protocol: Callable[[Loop], Connection],
+        requests: Callable[[Load], Iterable[bytes]]) -> None:
+    parser = argparse.ArgumentParser(description="A closed loop; prints one line of JSON.")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--op", default="put")
     parser.add_argument("--clients", type=int, default=64)
@@ -212,9 +234,9 @@ def main() -> None:
     options = vars(parser.parse_args())
     port = options.pop("port")
     load = Load(**options)
-    requests = cycle(load.requests())
-    print(json.dumps(asdict(uvloop.run(drive(port, load.clients, requests, load.seconds)))))
+    print(json.dumps(asdict(uvloop.run(
+        drive(port, load.clients, cycle(requests(load)), load.seconds, protocol)))))
 
 
 if __name__ == "__main__":
-    main()
+    run(Connection, Load.requests)

@@ -10,21 +10,19 @@ a run mean more than figures. Values are --value-bytes long, keys 8 bytes.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from threading import Timer
-from typing import Any, Self
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 from benchmarks import client
+from benchmarks.children import Children
 from benchmarks.client import Load
 from benchmarks.common import Figure, arguments, comma, console, machine, report, scratch, table
 from tests.cluster import Cluster, eventually, free_ports, request
@@ -151,69 +149,14 @@ def _compared(op: str, clients: int, pairs: list[tuple[Figure, Figure]]) -> Row:
 
 
 # ---------------------------------------------------------------- embedded
-class Embedded:
-    """Processes that each hold one Engine; orders go to the one that leads."""
+class Embedded(Children):
+    """Processes that each hold one Engine (embedded.py)."""
 
     def __init__(self, directory: Path, options: argparse.Namespace) -> None:
-        self.nodes = Cluster(directory, options.nodes, options.strategy).nodes
-        self.loop = options.loop
-        self.children: dict[int, subprocess.Popen[str]] = {}
-
-    def __enter__(self) -> Self:
+        nodes = Cluster(directory, options.nodes, options.strategy).nodes
         script = str(Path(__file__).with_name("embedded.py"))
-        for i, node in self.nodes.items():
-            self.children[i] = subprocess.Popen(
-                [sys.executable, script, str(node.config), self.loop], cwd=node.directory,
-                text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )
-        try:
-            self.leader = max(self._read(i, START_S)["leader"] for i in self.children)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Each child ends with its input, or is killed."""
-        for child in self.children.values():
-            with suppress(BrokenPipeError):
-                assert child.stdin
-                child.stdin.close()
-        for child in self.children.values():
-            try:
-                child.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            assert child.stdout
-            child.stdout.close()
-
-    def _read(self, i: int, seconds: float) -> dict[str, Any]:
-        child = self.children[i]
-        watchdog = Timer(seconds, child.kill)
-        watchdog.start()
-        try:
-            assert child.stdout
-            line = child.stdout.readline()
-        finally:
-            watchdog.cancel()
-        if not line:
-            raise RuntimeError(f"node {i} ended with {child.wait()} or was killed: no answer")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def measure(self, load: Load) -> Figure:
-        return Figure(**self.ask(load)["figure"])
-
-    def ask(self, load: Load) -> dict[str, Any]:
-        """What embedded.py answers."""
-        stdin = self.children[self.leader].stdin
-        assert stdin
-        print(json.dumps(asdict(load)), file=stdin, flush=True)
-        answer = self._read(self.leader, load.seconds + START_S)
-        if answer["leader"] != self.leader:
-            raise RuntimeError("the leader changed under load: no figure for this run")
-        return answer
+        super().__init__({i: [sys.executable, script, str(node.config), options.loop]
+                          for i, node in nodes.items()}, directory)
 
 
 def embedded(options: argparse.Namespace, directory: Path) -> list[Row]:

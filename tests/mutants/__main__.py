@@ -5,7 +5,8 @@
 The core is built once with all of them, apart from the checkout; DENGINE_MUTANT chooses one for a
 process. It runs simulated clusters until a check fails, then the tests that the table names for
 what they cannot show; before all of them both without a bug, which must pass. `--some K` takes K by
-the commit. Exit status 1: less than 95 % are noticed, or one that is not has no explanation.
+the commit. With evidence of this core it goes on where it was interrupted. Exit status 1: less than
+95 % are noticed, or one that is not has no explanation.
 """
 from __future__ import annotations
 
@@ -61,6 +62,13 @@ def line(number: int, result: dict[str, Any]) -> str:
     return f"{number:3}  {MUTANTS[number].name:66}  {seeds:>5}  {by}"
 
 
+def known(file: Path | None) -> dict[int, dict[str, Any]]:
+    """What the evidence holds of this core: a campaign that was interrupted goes on."""
+    campaigns = load(file)["campaigns"] if file else []
+    return {int(n): row for c in campaigns if c["core"] == core()
+            for n, row in c["mutants"].items()}
+
+
 def keep(file: Path, rows: dict[int, dict[str, Any]]) -> None:
     others = [c for c in load(file)["campaigns"] if c["core"] != core()]
     named = {str(n): {"name": MUTANTS[n].name, "rule": MUTANTS[n].rule, **r}
@@ -83,22 +91,24 @@ def main() -> int:
         chosen = [int(n) for n in a.only.split(",")]
     elif a.some:
         chosen = sorted(random.Random(commit(".")).sample(chosen, min(a.some, len(chosen))))
+    rows = {n: row for n, row in known(a.evidence).items() if n in MUTANTS}
+    left = [n for n in chosen if n not in rows]
     tree = ROOT / "build" / "faults" / "tree"
     build(tree, "faults")
-    sound = judged(tree, 0, 20, sorted({t for n in chosen for t in MUTANTS[n].tests}))
+    sound = judged(tree, 0, 20, sorted({t for n in left for t in MUTANTS[n].tests}))
     if sound["check"]:
         print(f"the core without a planted bug fails: {sound['check']}")
         return 1
-    rows = {}
     print("  n  planted bug" + " " * 58 + "seeds  noticed by")
     for number in chosen:
-        rows[number] = judged(tree, number, a.seeds, MUTANTS[number].tests)
+        if number in left:
+            rows[number] = judged(tree, number, a.seeds, MUTANTS[number].tests)
+            if a.evidence:
+                keep(a.evidence, rows)
         print(line(number, rows[number]), flush=True)
     killed = sum(bool(r["check"]) for r in rows.values())
     silent = [n for n, r in rows.items() if not r["check"] and not MUTANTS[n].why]
     print(f"\n{killed} of {len(rows)} noticed")
-    if a.evidence:
-        keep(a.evidence, rows)
     return 1 if killed < ENOUGH * len(rows) or silent else 0
 
 
