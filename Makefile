@@ -106,6 +106,7 @@ bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(RUN) -m benchmarks.failover
 	$(RUN) -m benchmarks.overload
 	$(RUN) -m benchmarks.forwarded
+	$(RUN) -m benchmarks.open_loop
 	$(RUN) -m benchmarks.idle
 
 bench-peers: install .venv/bench ## three nodes against etcd, PySyncObj and a bare HTTP server

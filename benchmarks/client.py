@@ -35,13 +35,14 @@ HOST = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked of the server: `op` is put, linearizable, lease or eventual."""
+    """What is asked of a node: `op` is put, linearizable, lease or eventual."""
 
     op: str
     clients: int
     seconds: float
     keys: int = 10_000
     value_bytes: int = 256
+    rate: float = 0.0           # of an open loop, a second; 0: a closed one
 
     @property
     def method(self) -> str:
@@ -90,7 +91,7 @@ def measure(port: int, load: Load) -> Figure:
 
 def bundled(script: Path, port: int, load: Load) -> list[str]:
     """The command that runs a generator in Python."""
-    options = (f"--{k.replace('_', '-')}={v}" for k, v in asdict(load).items())
+    options = (f"--{k.replace('_', '-')}={v}" for k, v in asdict(load).items() if k != "rate")
     return [sys.executable, str(script), f"--port={port}", *options]
 
 

@@ -13,7 +13,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -152,8 +152,9 @@ def _compared(op: str, clients: int, pairs: list[tuple[Figure, Figure]]) -> Row:
 class Embedded(Children):
     """Processes that each hold one Engine (embedded.py)."""
 
-    def __init__(self, directory: Path, options: argparse.Namespace) -> None:
-        nodes = Cluster(directory, options.nodes, options.strategy).nodes
+    def __init__(self, directory: Path, options: argparse.Namespace,
+                 settings: Mapping[str, object] | None = None) -> None:
+        nodes = Cluster(directory, options.nodes, options.strategy, settings).nodes
         script = str(Path(__file__).with_name("embedded.py"))
         super().__init__({i: [sys.executable, script, str(node.config), options.loop]
                           for i, node in nodes.items()}, directory)

@@ -35,12 +35,13 @@ class Figure:
     p50_us: float
     p99_us: float
     max_us: float
+    p999_us: float = math.nan
 
     @classmethod
     def of(cls, latencies_ns: Sequence[int], seconds: float, errors: int = 0) -> Self:
         ordered = sorted(latencies_ns)
-        p50, p99, most = (quantile(ordered, q) / 1000 for q in (0.5, 0.99, 1.0))
-        return cls(len(ordered), errors, seconds, p50, p99, most)
+        p50, p99, p999, most = (quantile(ordered, q) / 1000 for q in (0.5, 0.99, 0.999, 1.0))
+        return cls(len(ordered), errors, seconds, p50, p99, most, p999)
 
     @property
     def rate(self) -> float:
@@ -51,11 +52,11 @@ class Figure:
         """The median of each column; of errors the sum and of maxima the largest."""
         middle = {
             name: median(getattr(figure, name) for figure in rounds)
-            for name in ("requests", "seconds", "p50_us", "p99_us")
+            for name in ("requests", "seconds", "p50_us", "p99_us", "p999_us")
         }
         return cls(
             int(middle["requests"]), sum(f.errors for f in rounds), middle["seconds"],
-            middle["p50_us"], middle["p99_us"], max(f.max_us for f in rounds),
+            middle["p50_us"], middle["p99_us"], max(f.max_us for f in rounds), middle["p999_us"],
         )
 
 

@@ -15,8 +15,9 @@ import json
 import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -67,6 +68,34 @@ def plain_calls(call: Callable[[bytes], object], keys: list[bytes], seconds: flo
     return Figure(figure.requests * BATCH, 0, spent, figure.p50_us, figure.p99_us, figure.max_us)
 
 
+async def open_loop(call: Call, keys: list[bytes], rate: float, seconds: float) -> Sequence[int]:
+    """Latencies of calls that begin when they are due, `rate` a second and a millisecond's at once,
+    whatever became of the earlier ones. A latency counts from when the call was due."""
+    latencies = array("Q")                      # nanoseconds
+    clock = time.perf_counter_ns
+    under_way: set[asyncio.Future[object]] = set()
+    began = clock()
+
+    def ended(due: int, future: asyncio.Future[object]) -> None:
+        latencies.append(clock() - due)
+        under_way.discard(future)
+        future.result()
+
+    ticks = round(1000 * seconds)
+    made = 0
+    for tick in range(ticks):
+        due = began + tick * 1_000_000
+        while clock() < due:  # noqa: ASYNC110, a timer of the loop is a millisecond coarse
+            await asyncio.sleep(max(0.0, (due - clock()) / 1e9 - 0.001))
+        while made < rate * (tick + 1) / 1000:
+            future = asyncio.ensure_future(call(keys[made % len(keys)]))
+            under_way.add(future)
+            future.add_done_callback(partial(ended, due))
+            made += 1
+    await asyncio.gather(*under_way)
+    return latencies
+
+
 async def run(engine: "dengine.Engine", load: Load) -> Figure:
     keys = [f"k{i:07d}".encode() for i in range(load.keys)]
     value = load.value.encode()
@@ -80,6 +109,10 @@ async def run(engine: "dengine.Engine", load: Load) -> Figure:
         "lease": lambda key: engine.get(key, consistency="lease"),
         "linearizable": lambda key: engine.get(key, consistency="linearizable"),
     }
+    if load.rate:
+        began = time.perf_counter()
+        latencies = await open_loop(calls[load.op], keys, load.rate, load.seconds)
+        return Figure.of(latencies, time.perf_counter() - began)
     return await closed_loop(calls[load.op], keys, load.clients, load.seconds)
 
 
@@ -95,6 +128,9 @@ async def main() -> None:
             print(json.dumps({
                 "leader": engine.leader, "figure": asdict(figure),
                 "syncs": after["counters"]["syncs"] - before["counters"]["syncs"],
+                "snapshots": (after["counters"]["snapshots_taken"]
+                              - before["counters"]["snapshots_taken"]),
+                "longest_turn_us": after["counters"]["longest_turn_us"],
                 "commits": after["commit"] - before["commit"]}), flush=True)
 
 
