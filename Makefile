@@ -106,11 +106,15 @@ bench: install .venv/bench ## latency and throughput, with a table at the end
 	$(RUN) -m benchmarks.failover
 	$(RUN) -m benchmarks.overload
 	$(RUN) -m benchmarks.forwarded
-	$(RUN) -m benchmarks.open_loop
 	$(RUN) -m benchmarks.idle
 
-bench-peers: install .venv/bench ## three nodes against etcd, PySyncObj and a bare HTTP server
-	$(RUN) -m benchmarks.peers
+bench-peers: install .venv/bench ## against etcd, PySyncObj, lmdb, sqlite, RocksDB; a page of plots
+	@mkdir -p build/bench
+	$(RUN) -m benchmarks.peers --json build/bench/peers.json
+	$(RUN) -m benchmarks.store --json build/bench/store.json
+	$(RUN) -m benchmarks.scaling --json build/bench/scaling.json
+	$(RUN) -m benchmarks.open_loop --json build/bench/open_loop.json
+	$(RUN) -m benchmarks.page build/bench/*.json --out build/bench/index.html
 
 wheel: $(INSTALLED) ## sdist and wheel into dist/
 	rm -rf dist

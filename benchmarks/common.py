@@ -21,7 +21,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dengine", "uvloop", "httptools")
-WIDTH = 120             # of the output where it is not a terminal
+WIDTH = 170             # of the output where it is not a terminal
 console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
 
 
@@ -111,6 +111,7 @@ def report(options: argparse.Namespace, figures: Sequence[Any]) -> None:
     """Writes --json."""
     if options.json:
         content = {
+            "benchmark": Path(sys.argv[0]).stem,
             "machine": machine(),
             "arguments": {k: str(v) for k, v in vars(options).items()},
             "figures": [f if isinstance(f, dict) else asdict(f) for f in figures],

@@ -45,7 +45,7 @@ def main() -> None:
             said = nodes.ask(load)
     figure, turn_us = Figure(**said["figure"]), said["longest_turn_us"]
     ratio = figure.p999_us / figure.p50_us
-    met = ratio <= TIMES and turn_us <= TURN_US and said["snapshots"]
+    met = ratio <= TIMES and turn_us <= TURN_US and said["snapshots"] > 0
     console.print(
         f"{options.strategy}, {load.rate:,.0f} puts a second, {options.part:g} of "
         f"{most.rate:,.0f}, for {options.seconds:g} s; {said['snapshots']} snapshots meanwhile",

@@ -1,8 +1,8 @@
-"""The embedded Store against lmdb and sqlite: nanoseconds per call, in one run, on disk and tmpfs.
+"""The embedded Store against lmdb, sqlite and RocksDB: nanoseconds a call, on disk and on tmpfs.
 
 All are measured in turns, A B C A B C; medians, ratios and their spread are printed. DiskFirst is
-compared with lmdb and sqlite (synchronous=FULL) that sync each transaction, MemFirst with those
-that do not; all put once per transaction. sqlite is measured with WAL, which syncs once as we do,
+compared with those that sync each transaction (sqlite: synchronous=FULL), MemFirst with those that
+do not; all put once per transaction. sqlite is measured with WAL, which syncs once as we do,
 and with the rollback journal it comes with. lmdb reads twice: in a transaction for each get, which
 sees the newest value as a Store does, and in one that stays open, which does not. The puts of 100
 threads, and of 100 tasks of an Engine, are compared with those of one thread of lmdb, which takes
@@ -30,6 +30,8 @@ from typing import Any
 
 import lmdb
 import uvloop
+from rocksdict import Options as RocksOptions
+from rocksdict import Rdict, WriteOptions
 
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -143,9 +145,27 @@ def sqlite_calls(
         yield {PUT: put, GET: get}
 
 
+@contextmanager
+def rocksdb_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
+    with closing(Rdict(str(path), RocksOptions(raw_mode=True))) as rocksdb:
+        writes = WriteOptions()
+        writes.sync = strategy == "DiskFirst"
+        rocksdb.set_write_options(writes)
+
+        def put(keys: Sequence[bytes]) -> None:
+            for key in keys:
+                rocksdb[key] = value
+
+        def get(keys: Sequence[bytes]) -> None:
+            for key in keys:
+                rocksdb[key]
+
+        yield {PUT: put, GET: get}
+
+
 OURS = "dengine"
 ROLLBACK = "sqlite, rollback"
-CONTENDERS = [OURS, "lmdb", "sqlite", ROLLBACK]
+CONTENDERS = [OURS, "lmdb", "sqlite", ROLLBACK, "rocksdb"]
 
 
 @dataclass
@@ -165,7 +185,7 @@ class Row:
         if peer not in self.ns:
             return ""
         r = self.ratios(peer)
-        return f"{median(r):.2f} ({min(r):.2f}–{max(r):.2f})"
+        return f"{median(r):.3g} ({min(r):.3g}–{max(r):.3g})"
 
     @property
     def goal(self) -> str:
@@ -230,9 +250,11 @@ def compare(options: Namespace, place: str, directory: Path, strategy: Strategy)
         engine_calls(directory / "engine", strategy, value) as engine,
         sqlite_calls(directory / "sqlite", strategy, value) as others,
         sqlite_calls(directory / "rollback", strategy, value, "DELETE") as rollback,
+        rocksdb_calls(directory / "rocksdb", strategy, value) as rocksdb,
     ):
         ours |= engine
-        calls = {OURS: ours, "lmdb": theirs, "sqlite": others, ROLLBACK: rollback}
+        calls = {OURS: ours, "lmdb": theirs, "sqlite": others, ROLLBACK: rollback,
+                 "rocksdb": rocksdb}
         for name in names:                      # each key exists before anything is measured
             calls[name][PUT](keys[:1000] if strategy == "DiskFirst" else keys)
         if strategy == "DiskFirst":
@@ -269,7 +291,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken")
     parser.add_argument("--keys", type=int, default=10_000)
     parser.add_argument("--value-bytes", type=int, default=256)
-    parser.add_argument("--peers", default="lmdb,sqlite")
+    parser.add_argument("--peers", default="lmdb,sqlite,rocksdb")
     parser.add_argument("--strategy", choices=["MemFirst", "DiskFirst", "both"], default="both")
     options = parser.parse_args()
     both: list[Strategy] = ["MemFirst", "DiskFirst"]
@@ -277,7 +299,7 @@ def main() -> None:
         f"Store, lmdb {lmdb.__version__} and sqlite {sqlite3.sqlite_version}, values of "
         f"{options.value_bytes} B, {options.keys} keys of 8 B",
         "-strategy", "-operation", "-on", "ns", "MB/s", "times lmdb", "times sqlite",
-        "with rollback", "-goal",
+        "with rollback", "times rocksdb", "-goal",
     )
     notes = []
     rows: list[Row] = []
@@ -296,7 +318,7 @@ def main() -> None:
         shown.add_row(
             row.strategy, row.op, row.place, f"{median(row.ns[OURS]):,.0f}",
             "" if math.isnan(row.device) else f"{row.device / 1e6:.1f}", row.shown("lmdb"),
-            row.shown("sqlite"), row.shown(ROLLBACK), row.goal)
+            row.shown("sqlite"), row.shown(ROLLBACK), row.shown("rocksdb"), row.goal)
     console.print(shown, *notes, machine(), sep="\n")
     figures: list[dict[str, Any]] = [
         {"strategy": r.strategy, "op": r.op, "place": r.place, "ns": r.ns, "device": r.device}
