@@ -19,10 +19,11 @@ def tlc(config: Path, module: str, scratch: Path, *, workers: int, walks: int = 
     """What TLC says of a module; it lies beside its configuration, or in this folder. With `walks`
     it takes so many at random instead of every step."""
     folder = config.parent if (config.parent / module).exists() else HERE
+    at_random = ["-simulate", f"num={walks // workers}", "-depth", str(DEPTH)] if walks else []
     done = subprocess.run(
         ["java", "-XX:+UseParallelGC", HEAP, f"-Djava.io.tmpdir={scratch}", "-cp", str(jar()),
          "tlc2.TLC", "-deadlock", "-workers", str(workers), "-metadir", str(scratch),
          "-config", str(config),
-         *(["-simulate", f"num={walks // workers}", "-depth", str(DEPTH)] if walks else []), module],
+         *at_random, module],
         cwd=folder, text=True, capture_output=True, timeout=TLC_S, check=False)
     return done.stdout + done.stderr
