@@ -61,6 +61,7 @@ life: $(BUILT_TESTS) $(INSTALLED) ## leaders that die or are cut off, members th
 	$(RUN) -m tests.life.handover --evidence $(EVIDENCE)/life.json
 	$(RUN) -m tests.life.isolate --evidence $(EVIDENCE)/life.json
 	$(RUN) -m tests.life.members --evidence $(EVIDENCE)/life.json
+	$(RUN) -m tests.life.members --strategy DiskFirst --evidence $(EVIDENCE)/life.json
 
 sim: $(BUILT_TESTS) $(INSTALLED) ## simulated clusters: SEEDS= FROM= WORKERS= MINUTES= SEED= TRACE=1
 	$(RUN) -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FROM),--from $(FROM)) \
