@@ -99,7 +99,7 @@ def setup_of(config: Config, *, from_directory: bool = False, to_join: int = 0) 
         members=[(m.id, m.address.encode()) for m in cluster.initial_cluster
                  if m in first or m.id == cluster.node_id],
         cluster=to_join or (cluster_id(cluster.name, ids) if len(ids) > 1 else random_id()),
-        cluster_named=len(ids) > 1,
+        cluster_named=len(ids) > 1 and not joins,  # who joins was told it by the cluster
         strategy=0 if raft.persistence.strategy == "DiskFirst" else 1,
         threshold=batch.threshold if batch else 1,
         interval_us=batch.interval_ms * 1000 if batch else 0,

@@ -88,6 +88,20 @@ def test_the_node_of_a_directory_is_the_one_that_lies_there(directory: Path) -> 
         open_as(lone_node(directory, 8))()
 
 
+def test_a_node_that_joins_is_of_the_cluster_it_was_told(directory: Path) -> None:
+    """Its file names the first members, or those of today: no id follows from them. So it was
+    refused, when it had started and nothing of the log had come."""
+    members = ", ".join(f'{{ id = {i}, address = "127.0.0.1:{9080 + i}", role = {role} }}'
+                        for i, role in ((1, 1), (2, 1), (3, 1), (4, 4)))
+    settings = config.loads(f'[cluster]\nnode_id = 4\ndb_root_dir = "{directory}"\n'
+                            f"initial_cluster = [{members}]\n", "test")
+    for to_join in (0x0123456789ABCDEF, 0):     # of 0 to join: it has a directory
+        with contextlib.closing(Directory(directory)) as opened:
+            turn = opened.open_turn(setup_of(settings, to_join=to_join))
+            assert boot.status(turn)["cluster_id"] == "0123456789abcdef"
+            boot.close(turn)
+
+
 def test_a_directory_of_several_voters(tmp_path: Path) -> None:
     with Cluster(tmp_path) as cluster:
         cluster.put(1, "k", "v")
