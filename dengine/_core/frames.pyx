@@ -7,6 +7,7 @@ from os import fsdecode
 
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from dengine._core.codec cimport (ENTRY_COMMAND, ENTRY_CONFIG, REGISTER, Command, Reader, Record,
                                   command_decode, padded, record_check, read_from, take_bytes,
@@ -68,20 +69,28 @@ cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
 
 
 cdef str farewell(Turn turn, int slot, const Frame *f):
+    cdef uint64_t config = 0
+    cdef size_t at = 0
+    if f.flags & REMOVED:
+        at = sizeof(config)
+        if f.size < at:
+            return "a goodbye that is cut short"
+        memcpy(&config, f.body, at)
     if slot >= 0:
-        obey(turn, slot, f)
-    return f"it said: {f.body[:f.size].decode('utf-8', 'replace')}"
+        obey(turn, slot, f, config)
+    return f"it said: {f.body[at:f.size].decode('utf-8', 'replace') or 'removed'}"
 
 
-cdef int obey(Turn turn, int slot, const Frame *f) except -1:
-    """What a member knows of this node's directory; from a stranger it would be an attack."""
+cdef int obey(Turn turn, int slot, const Frame *f, uint64_t config) except -1:
+    """What a member knows of this node's directory; from a stranger it would be an attack. A member
+    that lags knows an older configuration than the one that names this directory."""
     if f.flags & OUTDATED:
         turn.stop(CorruptionError(
             f"{fsdecode(turn.meta.path)} and what lies beside it are an older copy: node "
             f"{turn.members.id[slot]} knows of a later start; its vote is lost, nothing "
             "acknowledged is; put the newest directory back, or move its file `meta` away and let "
             "`dengine rejoin` ask the other nodes"))
-    if f.flags & REMOVED and turn.named:
+    if f.flags & REMOVED and 0 < turn.named and (turn.named < config or MUTANT(164)):
         turn.stop(RemovedError(
             f"node {turn.meta.state.node} was removed from the cluster, or another directory has "
             "its place: this one counts nowhere any more and may be deleted; to bring the node "

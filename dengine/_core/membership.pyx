@@ -174,7 +174,8 @@ cdef class Membership(Requests):
                     and not self.peers[i].dismissed):
                 self.peers[i].dismissed = True
                 box = <Outbox>self.boxes[i]
-                box.begin(FRAME_BYE, REMOVED, self.raft.term)
+                box.begin(FRAME_BYE, REMOVED, 0)
+                box.put_u64(self.raft.config_index)
                 box.end()
         return self.seated(0, self.raft.config_index) if left else 0
 

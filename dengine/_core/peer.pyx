@@ -246,6 +246,8 @@ cdef class Peer(Link):
         self.closed = True
         self.on_event(self, why)
         box.begin(FRAME_BYE, flags, 0)
+        if flags & REMOVED:
+            box.put_u64(self.turn.raft.config_index)
         box.put(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
         box.end()
         if self.transport is not None:

@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from dengine._core.peer import Peer
-from dengine.errors import RequestError, UnavailableError
+from dengine.errors import RemovedError, RequestError, UnavailableError
 from tests.core.clusters import SECOND, agreed, done, followers
 from tests.sim import views
 
@@ -302,11 +302,26 @@ def test_a_stranger_cannot_send_a_member_away(make, flag):
     c = make(3)
     for node in range(3):
         peer, wire = connect(c, node)
-        peer.data_received(views.build_frame(BYE, flag, 0, b"go"))
+        peer.data_received(views.build_frame(BYE, flag, 0, struct.pack("<Q", 1_000_000) + b"go"))
         assert not wire.open
     c.run_for(SECOND)
     assert all(c.failed(node) is None for node in range(3))
     write(c, 0, 5)
+
+
+@pytest.mark.parametrize("config, obeyed", [(1, False), (1_000_000, True), (None, False)])
+def test_a_member_that_lags_cannot_send_a_member_away(make, config, obeyed):
+    """It says by which configuration the other was removed: an older one than names it is none."""
+    c = make(3)
+    peer, wire = connect(c, 0)
+    other = c.nodes[1].setup
+    peer.data_received(views.build_frame(HELLO, 0, 0, struct.pack(
+        "<HQQQQQQQQ", 1, other.cluster, 2, other.incarnation, 1, 9, 1_000, 1, 1)))
+    assert peer.up
+    peer.data_received(views.build_frame(
+        BYE, REMOVED, 0, b"go" if config is None else struct.pack("<Q", config) + b"go"))
+    assert not wire.open
+    assert isinstance(c.failed(0), RemovedError) == obeyed
 
 
 def test_strangers_do_not_take_the_slots_of_members(make):

@@ -351,4 +351,6 @@ MUTANTS = {
         "§5 Membership, D 4.1", ("tests/core/test_membership.py",)),
     163: Mutant("a configuration counts before it is on disk",
         "§5 Membership", ("tests/core/test_membership.py",)),
+    164: Mutant("a member that lags sends a directory away that was added since",
+        "§5 Membership", ("tests/core/test_membership.py",)),
 }

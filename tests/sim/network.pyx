@@ -256,9 +256,12 @@ cdef class Network(Nodes):
 
     def say_bye(self, MemLink link not None, bint removed):
         """It is no member: it hears so and hangs up."""
+        cdef SimNode node = <SimNode>self.nodes[link.owner]
         cdef Outbox box = Outbox()
         self.count("removed node refused" if removed else "stranger refused")
         box.begin(FRAME_BYE, REMOVED if removed else 0, 0)
+        if removed:
+            box.put_u64(node.turn.raft.config_index)
         box.end()
         self.give(link, PyBytes_FromStringAndSize(box.data, box.size))
         link.late_dial = True
