@@ -309,7 +309,7 @@ def test_a_stranger_cannot_send_a_member_away(make, flag):
     write(c, 0, 5)
 
 
-@pytest.mark.parametrize("config, obeyed", [(1, False), (1_000_000, True), (None, False)])
+@pytest.mark.parametrize(("config", "obeyed"), [(1, False), (1_000_000, True), (None, False)])
 def test_a_member_that_lags_cannot_send_a_member_away(make, config, obeyed):
     """It says by which configuration the other was removed: an older one than names it is none."""
     c = make(3)
