@@ -59,8 +59,7 @@ cdef enum:
     NO_ROOM = 1                 # flag of FRAME_REFUSED: for want of space, not of a leader
     BULK = 1                    # flag of FRAME_HELLO
     OUTDATED = 1                # flag of FRAME_BYE: the directory was started again after this one
-    REMOVED = 2                 # flag of FRAME_BYE: no member any more, by the configuration at an
-                                # index: 8 bytes before the text
+    REMOVED = 2                 # flag of FRAME_BYE: no member, by the configuration that it names
 
 cdef packed struct FrameHeader:
     uint32_t length
