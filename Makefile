@@ -22,8 +22,8 @@ export DENGINE_BUILD
 
 .DELETE_ON_ERROR:
 .PHONY: help install start-cluster start-node1 start-node2 start-node3 start-nginx test sim mutants \
-        chaos torture life spec sanitize guard histories lint bench bench-peers wheel docs \
-        clean
+        chaos torture life spec sanitize guard histories lint bench bench-peers wheel \
+        docs clean
 
 help: ## this list
 	@echo "make ..."

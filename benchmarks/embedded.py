@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -68,18 +68,20 @@ def plain_calls(call: Callable[[bytes], object], keys: list[bytes], seconds: flo
     return Figure(figure.requests * BATCH, 0, spent, figure.p50_us, figure.p99_us, figure.max_us)
 
 
-async def open_loop(call: Call, keys: list[bytes], rate: float, seconds: float) -> Sequence[int]:
-    """Latencies of calls that begin when they are due, `rate` a second and a millisecond's at once,
-    whatever became of the earlier ones. A latency counts from when the call was due."""
+async def open_loop(call: Call, keys: list[bytes], rate: float, seconds: float) -> Figure:
+    """Calls that begin when they are due, `rate` a second and a millisecond's at once, whatever
+    became of the earlier ones. A latency counts from when the call was due."""
     latencies = array("Q")                      # nanoseconds
     clock = time.perf_counter_ns
     under_way: set[asyncio.Future[object]] = set()
+    errors = 0
     began = clock()
 
     def ended(due: int, future: asyncio.Future[object]) -> None:
+        nonlocal errors
         latencies.append(clock() - due)
         under_way.discard(future)
-        future.result()
+        errors += future.exception() is not None
 
     ticks = round(1000 * seconds)
     made = 0
@@ -92,8 +94,8 @@ async def open_loop(call: Call, keys: list[bytes], rate: float, seconds: float) 
             under_way.add(future)
             future.add_done_callback(partial(ended, due))
             made += 1
-    await asyncio.gather(*under_way)
-    return latencies
+    await asyncio.gather(*under_way, return_exceptions=True)
+    return Figure.of(latencies, (clock() - began) / 1e9, errors)
 
 
 async def run(engine: "dengine.Engine", load: Load) -> Figure:
@@ -110,9 +112,7 @@ async def run(engine: "dengine.Engine", load: Load) -> Figure:
         "linearizable": lambda key: engine.get(key, consistency="linearizable"),
     }
     if load.rate:
-        began = time.perf_counter()
-        latencies = await open_loop(calls[load.op], keys, load.rate, load.seconds)
-        return Figure.of(latencies, time.perf_counter() - began)
+        return await open_loop(calls[load.op], keys, load.rate, load.seconds)
     return await closed_loop(calls[load.op], keys, load.clients, load.seconds)
 
 

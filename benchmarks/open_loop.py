@@ -45,10 +45,12 @@ def main() -> None:
             said = nodes.ask(load)
     figure, turn_us = Figure(**said["figure"]), said["longest_turn_us"]
     ratio = figure.p999_us / figure.p50_us
-    met = ratio <= TIMES and turn_us <= TURN_US and said["snapshots"] > 0
+    met = (ratio <= TIMES and turn_us <= TURN_US and said["snapshots"] > 0
+           and not figure.errors)
     console.print(
         f"{options.strategy}, {load.rate:,.0f} puts a second, {options.part:g} of "
-        f"{most.rate:,.0f}, for {options.seconds:g} s; {said['snapshots']} snapshots meanwhile",
+        f"{most.rate:,.0f}, for {options.seconds:g} s; {said['snapshots']} snapshots meanwhile, "
+        f"{figure.errors} errors",
         f"p50 {figure.p50_us / 1000:.2f} ms, p99 {figure.p99_us / 1000:.2f}, p99.9 "
         f"{figure.p999_us / 1000:.2f}, max {figure.max_us / 1000:.2f}; the leader's longest turn "
         f"{turn_us / 1000:.1f} ms",

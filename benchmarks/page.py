@@ -9,7 +9,6 @@ import argparse
 import html
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
@@ -19,10 +18,6 @@ import matplotlib
 
 matplotlib.use("svg")
 from matplotlib import pyplot
-from matplotlib.axes import Axes
-
-if not __package__:
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 OURS, MET, MISSED, PLAIN = "#1f6f8b", "#2a9d5c", "#c8553d", "#8a97a0"
 HEAD = """<!doctype html>
@@ -99,17 +94,15 @@ def store(content: Content) -> str:
 def scaling(content: Content) -> str:
     points = content["figures"]
     varied = list(dict.fromkeys(p["varied"] for p in points))
-    _, grid = pyplot.subplots(1, len(varied), figsize=(2.9 * len(varied), 2.8))
-    axes: Axes
-    for axes, name in zip([grid] if len(varied) == 1 else grid, varied, strict=True):
+    _, grid = pyplot.subplots(1, len(varied), figsize=(2.9 * len(varied), 2.8), squeeze=False)
+    for axes, name in zip(grid[0], varied, strict=True):
         for op in dict.fromkeys(p["op"] for p in points if p["varied"] == name):
             own = [p for p in points if p["varied"] == name and p["op"] == op]
             axes.plot([p["at"] for p in own], [1e9 / p["ns"] for p in own], marker="o",
                       markersize=3, label=op)
         axes.set(title=name, yscale="log", xscale="linear" if name == "nodes" else "log")
         axes.legend(frameon=False, fontsize=7)
-    grid_first: Axes = grid if len(varied) == 1 else grid[0]
-    grid_first.set_ylabel("operations a second")
+    grid[0][0].set_ylabel("operations a second")
     pyplot.tight_layout()
     return svg()
 

@@ -55,27 +55,33 @@ Call = Callable[[Sequence[bytes]], int | None]      # once per key, or as often 
 Calls = dict[str, Call]
 
 
+def of_mapping(mapping: Any, value: bytes) -> Calls:
+    def put(keys: Sequence[bytes]) -> None:
+        for key in keys:
+            mapping[key] = value
+
+    def get(keys: Sequence[bytes]) -> None:
+        for key in keys:
+            mapping[key]
+
+    return {PUT: put, GET: get}
+
+
 @contextmanager
 def dengine_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Calls]:
     with dengine.open(path, strategy=strategy) as store:
-
-        def put(keys: Sequence[bytes]) -> None:
-            for key in keys:
-                store[key] = value
-
-        def get(keys: Sequence[bytes]) -> None:
-            for key in keys:
-                store[key]
+        calls = of_mapping(store, value)
 
         def threads(keys: Sequence[bytes]) -> int:
-            all_ = [threading.Thread(target=put, args=([*keys] * EACH,)) for _ in range(AT_ONCE)]
+            all_ = [threading.Thread(target=calls[PUT], args=([*keys] * EACH,))
+                    for _ in range(AT_ONCE)]
             for thread in all_:
                 thread.start()
             for thread in all_:
                 thread.join()
             return AT_ONCE * EACH * len(keys)
 
-        yield {PUT: put, THREADS: threads, GET: get, OPEN_GET: get}
+        yield {**calls, THREADS: threads, OPEN_GET: calls[GET]}
 
 
 @contextmanager
@@ -151,16 +157,7 @@ def rocksdb_calls(path: Path, strategy: Strategy, value: bytes) -> Iterator[Call
         writes = WriteOptions()
         writes.sync = strategy == "DiskFirst"
         rocksdb.set_write_options(writes)
-
-        def put(keys: Sequence[bytes]) -> None:
-            for key in keys:
-                rocksdb[key] = value
-
-        def get(keys: Sequence[bytes]) -> None:
-            for key in keys:
-                rocksdb[key]
-
-        yield {PUT: put, GET: get}
+        yield of_mapping(rocksdb, value)
 
 
 OURS = "dengine"

@@ -63,10 +63,10 @@ def line(number: int, result: dict[str, Any]) -> str:
 
 
 def known(file: Path | None) -> dict[int, dict[str, Any]]:
-    """What the evidence holds of this core: a campaign that was interrupted goes on."""
+    """What the evidence of this core says was noticed: a campaign that was interrupted goes on."""
     campaigns = load(file)["campaigns"] if file else []
     return {int(n): row for c in campaigns if c["core"] == core()
-            for n, row in c["mutants"].items()}
+            for n, row in c["mutants"].items() if row["check"]}
 
 
 def keep(file: Path, rows: dict[int, dict[str, Any]]) -> None:

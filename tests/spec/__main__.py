@@ -33,7 +33,7 @@ class Check:
 
 # Bounds: terms and length of the log count the first election. A rule that is left out is noticed
 # long before all states were visited, so with wider bounds. Where all would be too many, walks at
-# random look; each rule that is left out is found by them, too.
+# random look.
 CLOCK: dict[str, object] = {"MaxNow": 2, "MaxTerm": 2, "MaxRestart": 1}
 TWO_AND_ONE: dict[str, object] = {"Nodes": "{n1, n2, n3}", "First": "{n1, n2}"}
 POWER: dict[str, object] = {"Nodes": "{n1, n2, n3}", "Changes": 0, "MaxPower": 1}
@@ -44,7 +44,7 @@ CHECKS = {
     "membership": Check("dengine", "ok", TWO_AND_ONE),
     "loss of power": Check("dengine", "ok", POWER),
     "four nodes": Check("dengine", "ok", WIDE, WALKS),
-    "four nodes, loss of power": Check("dengine", "ok", WIDE_POWER, WALKS),
+    "four nodes and loss of power": Check("dengine", "ok", WIDE_POWER, WALKS),
     "marked votes count": Check("dengine", "marked_votes_count", POWER),
     "not marked": Check("dengine", "power_loss_unmarked", POWER),
     "one half is enough": Check("dengine", "one_half_is_enough"),

@@ -23,7 +23,6 @@ def tlc(config: Path, module: str, scratch: Path, *, workers: int, walks: int = 
     done = subprocess.run(
         ["java", "-XX:+UseParallelGC", HEAP, f"-Djava.io.tmpdir={scratch}", "-cp", str(jar()),
          "tlc2.TLC", "-deadlock", "-workers", str(workers), "-metadir", str(scratch),
-         "-config", str(config),
-         *at_random, module],
+         "-config", str(config), *at_random, module],
         cwd=folder, text=True, capture_output=True, timeout=TLC_S, check=False)
     return done.stdout + done.stderr
