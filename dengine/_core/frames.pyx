@@ -20,11 +20,12 @@ from dengine._core.quorum cimport Config, config_from
 from dengine._core.requests cimport ASK_AGAIN_US, TICKET_BITS
 from dengine._core.transfer cimport Offer
 from dengine._core.types cimport NO_SPACE, PAGE, PENDING, RECORD_HEADER, RUNS, SMALL, unlikely
-from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH, FRAME_FORWARD,
-                                 FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO, FRAME_OFFER, FRAME_PIECE,
-                                 FRAME_READ, FRAME_REFUSED, FRAME_TIMEOUT_NOW, FRAME_VOTE,
-                                 LEASE_READ, NO_ROOM, OUTDATED, PROTOCOL, REMOVED, Outbox,
-                                 PieceFields, append_decode, message_decode, piece_decode)
+from dengine._core.wire cimport (FRAME_APPEND, FRAME_BYE, FRAME_DURABLE, FRAME_FETCH,
+                                 FRAME_FORWARD, FRAME_GRANTED, FRAME_HEARD, FRAME_HELLO,
+                                 FRAME_NAMED, FRAME_OFFER, FRAME_PIECE, FRAME_READ, FRAME_REFUSED,
+                                 FRAME_TIMEOUT_NOW, FRAME_VOTE, LEASE_READ, NO_ROOM, OUTDATED,
+                                 PROTOCOL, REMOVED, Outbox, PieceFields, append_decode,
+                                 message_decode, piece_decode)
 
 from dengine.errors import CorruptionError, InvariantError, RemovedError
 
@@ -57,7 +58,7 @@ cdef bint removed(Turn turn, int slot, const Hello *h) noexcept:
     later configuration, which is committed, does not name it."""
     if not 0 < h.config < turn.raft.config_index <= turn.raft.commit:
         return False
-    return slot < 0 or turn.members.incarnation[slot] not in (0, h.incarnation)
+    return slot < 0 or turn.members.incarnation[slot] != h.incarnation
 
 
 cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
@@ -110,9 +111,12 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].config = h.config
     turn.peers[slot].dismissed = False
     turn.peers[slot].number += 1
+    turn.say_named(slot)                        # since its hello it may have heard of another
     if turn.counts(slot):
         turn.raft.link_up(turn.members.id[slot], now)
-    elif turn.raft.config_index == 0:
+    elif turn.raft.config_index:
+        turn.visited = True
+    else:
         form(turn, now)
         if h.last and turn.log.last == turn.meta.state.known == 0 and (
                 turn.peers[slot].number == 1):
@@ -185,6 +189,8 @@ cdef object receive(Turn turn, int slot, const Frame *f):
             fault = "a second handshake"
         elif f.kind == FRAME_BYE:
             fault = farewell(turn, slot, f)
+        elif f.kind == FRAME_NAMED:
+            fault = on_named(turn, slot, f)
         elif f.kind == FRAME_OFFER:
             fault = on_offer(turn, slot, f, now)
         elif f.kind == FRAME_FETCH:
@@ -380,6 +386,18 @@ cdef object on_granted(Turn turn, const Frame *f, uint64_t now):
     return None
 
 
+cdef object on_named(Turn turn, int slot, const Frame *f):
+    cdef Reader r
+    cdef uint64_t config
+    read_from(&r, f.body, f.size)
+    config = take_u64(&r)
+    if r.bad or r.at != r.end:
+        return "a configuration's index with bytes that do not fit"
+    if not MUTANT(166):
+        turn.peers[slot].config = config
+    return None
+
+
 # -------------------------------------------------------------------------------------- snapshots
 cdef int bulk_up(Turn turn, int slot, Link link) except -1:
     turn.bulks[slot] = link
@@ -409,7 +427,7 @@ cdef object on_offer(Turn turn, int slot, const Frame *f, uint64_t now):
             or not turn.hears(slot)
             or (offer.index <= turn.raft.commit and not MUTANT(119))):
         return None
-    if turn.transfer.offered(&offer, now):
+    if turn.transfer.offered(&offer, turn.raft.commit, now):
         turn.fetch_piece()
     elif turn.transfer.complete() and turn.transfer.loader is None and not turn.transfer.writing:
         turn.begin_load()                       # it was here at the start already
@@ -420,6 +438,10 @@ cdef object on_fetch(Turn turn, int slot, const Frame *f):
     cdef PieceFields p
     if piece_decode(f, &p) or p.size:
         return "a request for a snapshot with fields that do not fit"
+    if not turn.raft.peers[slot].compacted:     # an offer from before it had one crossed its way
+        turn.give_piece(slot, turn.peers[slot].bulk_number, p.index, p.header_crc, p.offset, NULL,
+                        0)
+        return None
     turn.transfer.ask(slot, turn.peers[slot].bulk_number, &p)
     return None
 

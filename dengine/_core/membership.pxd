@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.members cimport Members
 from dengine._core.meta cimport Meta
-from dengine._core.requests cimport Requests
+from dengine._core.requests cimport Peer, Requests
 from dengine._core.types cimport MAX_MEMBERS
 
 
@@ -22,7 +22,7 @@ cdef class Membership(Requests):
     cdef list configs
     cdef uint64_t named                     # the newest of them that names this directory; 0: none
     cdef bint under_way                     # a leader goes on with the change by itself
-    cdef bint visited                       # there is a connection to a node that is no member
+    cdef bint visited                       # a connection is to a directory that is no member's
     cdef uint64_t rise_term                 # of what follows, by slot: learners that are to vote
     cdef uint64_t rise_to[MAX_MEMBERS]      # this round of catching up ends there (D 4.2.1)
     cdef uint64_t rise_us[MAX_MEMBERS]      # and began then
@@ -38,6 +38,8 @@ cdef class Membership(Requests):
     cdef bint counts(self, int slot) noexcept
     # Requests are also taken from one that a configuration names which this node has not seen yet.
     cdef bint hears(self, int slot) noexcept
+    # To a peer, where it is connected: the configuration that names this directory.
+    cdef int say_named(self, int slot) except -1
     # Its connections are gone; whoever holds them is not told.
     cdef int unlink(self, int slot) except -1
     cdef int unlink_bulk(self, int slot) except -1
@@ -54,4 +56,5 @@ cdef class Membership(Requests):
     # private
     cdef int make_room(self, const Members *next) except -1
     cdef int seated(self, uint64_t changed, uint64_t index) except -1
+    cdef bint is_new(self, int slot) noexcept
     cdef bint has_caught_up(self, int slot, uint64_t now_us) noexcept

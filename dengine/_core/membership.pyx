@@ -13,7 +13,7 @@ from dengine._core.members cimport (LEARNER, OTHER_SELF, RISING, encode_members,
                                     seat, seat_new, settle, slot_in)
 from dengine._core.quorum cimport Config, config_from
 from dengine._core.types cimport Link
-from dengine._core.wire cimport FRAME_BYE, REMOVED, Outbox
+from dengine._core.wire cimport FRAME_BYE, FRAME_NAMED, REMOVED, Outbox
 
 from dengine.errors import ConfigError, InvariantError
 
@@ -46,6 +46,7 @@ cdef class Membership(Requests):
     cdef int adopt(self, tuple config) except -1:
         cdef bytes payload = config[1]
         cdef int64_t changed
+        cdef int i
         cdef Members m
         memset(&m, 0, sizeof(m))
         if members_decode(payload, len(payload), &m):
@@ -60,11 +61,23 @@ cdef class Membership(Requests):
             del self.configs[0]                 # no cut goes behind what is committed
         self.make_room(&m)
         changed = seat(&self.members, &m, self.meta.state.node, self.meta.state.incarnation)
+        self.seated(changed, config[0])
         if self.members.flags[slot_in(&self.members, self.meta.state.node)]:
             self.named = config[0]
         elif self.named > <uint64_t>config[0]:          # that one was cut
             self.named = 0
-        return self.seated(changed, config[0])
+        for i in range(self.members.count):
+            self.say_named(i)
+        return 0
+
+    cdef int say_named(self, int slot) except -1:
+        """A peer that lags hears this node by its word, until its own log says so."""
+        cdef Outbox box = <Outbox>self.boxes[slot]
+        if not self.peers[slot].up:
+            return 0
+        box.begin(FRAME_NAMED, 0, self.raft.term)
+        box.put_u64(self.named)
+        return box.end()
 
     cdef int seated(self, uint64_t changed, uint64_t index) except -1:
         """Members have changed: consensus, connections and the session follow."""
@@ -75,7 +88,8 @@ cdef class Membership(Requests):
         self.visited = False
         for i in range(self.members.count):
             others += self.members.flags[i] and self.members.id[i] != own
-            self.visited |= self.members.flags[i] == 0 and self.members.id[i] not in (0, own)
+            self.visited |= self.members.id[i] not in (0, own) and (
+                self.members.flags[i] == 0 or (self.peers[i].up and not self.counts(i)))
         if index or self.raft.config.count:     # else no cluster is formed yet
             config_from(&config, &self.members)
             self.raft.adopt(&config, index, now)
@@ -165,7 +179,8 @@ cdef class Membership(Requests):
         cdef bint left = False
         cdef int i
         for i in range(self.members.count):
-            if self.members.flags[i] or self.members.id[i] in (0, own):
+            if self.members.id[i] in (0, own) or (self.members.flags[i] and (
+                    not self.peers[i].up or self.counts(i) or self.peers[i].config == 0)):
                 continue
             if not self.peers[i].up and self.bulks[i] is None:
                 self.members.id[i] = 0
@@ -215,13 +230,19 @@ cdef class Membership(Requests):
             settle(&m)
             return self.change(&m)
         for i in range(m.count):
-            if m.flags[i] & LEARNER and m.incarnation[i] == 0 and self.peers[i].up:
+            if m.flags[i] & LEARNER and m.incarnation[i] == 0 and self.is_new(i):
                 m.incarnation[i] = self.peers[i].incarnation
                 return self.change(&m)
             if m.flags[i] & RISING and m.incarnation[i] and self.has_caught_up(i, now_us):
                 make_voter(&m, i)
                 return self.change(&m)
         return 0
+
+    cdef bint is_new(self, int slot) noexcept:
+        """A directory that was never a member, unless by a configuration that was cut."""
+        cdef Peer *p = &self.peers[slot]
+        return p.up and (p.config > self.raft.config_index or p.config == p.last == 0
+                         or MUTANT(167))
 
     cdef bint has_caught_up(self, int slot, uint64_t now_us) noexcept:
         """Its last round took less than an election: as a voter it would hold nobody up."""

@@ -116,6 +116,7 @@ cdef class Replication:
     cdef int on_heard(self, const Message *m, int slot, uint64_t now_us) except -1:
         cdef Progress *p = &self.peers[slot]
         cdef uint64_t next
+        cdef bint offered
         if m.round > p.heard and m.round <= self.round:
             p.heard = m.round
             self.confirm(now_us)
@@ -127,14 +128,16 @@ cdef class Replication:
         if m.flags & REJECTED:
             next = self.terms.agree(m.index, m.index_term) + 1
             if m.round >= p.backoff and p.match < next <= p.next:
+                offered = p.compacted and next == p.next
                 p.compacted = next == self.terms.base + 1 and (
                     m.index < self.terms.base or m.index_term < self.terms.base_term) and (
                     not MUTANT(126))
                 self.rewind(p)
                 p.next = next
                 p.backoff = self.round + 1
-                p.due = True
-                self.round_due = True
+                if not offered:                 # else with the next heartbeat
+                    p.due = True
+                    self.round_due = True
             return 0
         if p.probing and m.index + 1 >= p.next and m.round >= p.backoff:
             p.probing = False
@@ -197,6 +200,7 @@ cdef class Replication:
             p.match = m.index
         if p.next <= p.match:
             p.next = p.match + 1
+            p.compacted = False
         while p.frames and p.frame_last[p.frame_first] <= p.match:
             p.bytes -= p.frame_bytes[p.frame_first]
             p.frame_first = (p.frame_first + 1) % WINDOW_FRAMES
@@ -391,7 +395,9 @@ cdef class Replication:
         p.fetching = False
         p.probing = True
         if self.role == LEADER:
-            p.next = p.match + 1 if p.match else self.last + 1
+            p.next = self.last + 1
+            if p.match:                         # what lies below the base cannot be sent
+                p.next = (p.match if MUTANT(165) else max(p.match, self.terms.base)) + 1
 
     cdef void want(self, int slot, uint64_t index) noexcept:
         if index > self.peers[slot].want:

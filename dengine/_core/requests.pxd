@@ -21,7 +21,7 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t last               # its last index then: 0, an empty log
     uint64_t start              # likewise: of its directory, and by which process
     uint64_t nonce
-    uint64_t config             # likewise: index of the newest configuration that names it
+    uint64_t config             # index of the newest configuration that names it, by its word
     bint dismissed              # it was told that it is no member
     uint64_t number             # grows with each connection
     uint64_t bulk_number        # likewise, of second ones

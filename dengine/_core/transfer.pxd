@@ -2,8 +2,10 @@
 #
 # The leader offers its newest one with its heartbeats. The follower asks for it piece by piece,
 # each when the one before is written: so there is never more than one piece under way, and a
-# transfer goes on where it stopped, whichever side was started again. What arrived is verified and
-# loaded beside the store that is in use. transfer knows files and bytes, no roles or sockets.
+# transfer goes on where it stopped, whichever side was started again. It ends with the file that it
+# began with, for as long as the leader has that one open: newer ones are offered faster than a slow
+# connection brings one. What arrived is verified and loaded beside the store that is in use.
+# transfer knows files and bytes, no roles or sockets.
 #
 # The file snapshot/<index>.snap.part holds what arrived; complete and verified it loses its suffix.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -38,6 +40,8 @@ ctypedef struct Piece:          # being read for a follower
 ctypedef struct Source:         # the file that a follower reads from
     int fd                      # -1: none
     uint64_t index
+    uint32_t header_crc
+    uint64_t size               # bytes of the file
     bint reading
     PieceFields asked           # the piece that it waits for, where its bit of `asking` is set
     uint64_t number             # of the connection that asks
@@ -91,14 +95,15 @@ cdef class Transfer:
     cdef int close(self) except -1
     # The leader's side. Over connection `number` to the node of that slot comes this request.
     cdef int ask(self, int slot, uint64_t number, const PieceFields *asked) noexcept
-    # Each turn: reads one piece that was asked for; the log ends at `last`.
-    cdef int serve(self, uint64_t now_us, uint64_t last) except -1
+    # Each turn: reads one piece that was asked for; the log ends at `last`. The slot of a follower
+    # whose file is gone, which is to be told; -1: none.
+    cdef int serve(self, uint64_t now_us, uint64_t last) except -2
     # Borrowed from the job; NULL: it failed.
     cdef Piece *was_read(self, const Job *job) noexcept
     cdef int let_go(self, int slot) noexcept                # of a file, which may be unlinked now
-    # The follower's side. True: ask for the piece at `have`.
-    cdef bint offered(self, const Offer *offer, uint64_t now_us) except -1
-    # None, or what is wrong with it
+    # The follower's side, whose log is committed so far. True: ask for the piece at `have`.
+    cdef bint offered(self, const Offer *offer, uint64_t commit, uint64_t now_us) except -1
+    # None, or what is wrong with it. Without bytes: the file is gone, the next offer is taken.
     cdef object arrived(self, uint64_t index, uint32_t header_crc, uint64_t offset,
                         const char *bytes, size_t n)
     cdef bint was_written(self, const Job *job, uint64_t now_us) except -1   # True: ask for more
@@ -107,9 +112,9 @@ cdef class Transfer:
     cdef int ended(self, bint complete, uint64_t now_us) except -1      # the loader is done
     cdef int forget(self) except -1                             # the transfer is over
 
-    # False: there is no such file, or no room for a job.
-    cdef bint read(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
-                   uint64_t offset) except -1
+    # False: there is no such file.
+    cdef bint read(self, int slot) except -1
+    cdef bint find(self, int slot) except -1
     cdef int begin(self, const Offer *offer) except -1
     cdef bint failed(self, int error, uint64_t now_us) except -1
     cdef uint64_t resumed(self) noexcept

@@ -133,64 +133,72 @@ cdef class Transfer:
         self.asking |= <uint32_t>1 << slot
         return 0
 
-    cdef int serve(self, uint64_t now_us, uint64_t last) except -1:
+    cdef int serve(self, uint64_t now_us, uint64_t last) except -2:
         """A piece takes the time of many writes: where there are any, pieces are spread out."""
-        cdef const PieceFields *asked
         cdef int slot
         if now_us < self.next_us and last != self.last:
-            return 0
+            return -1
         for slot in range(MAX_MEMBERS):
             if self.asking >> slot & 1:
                 self.asking &= ~(<uint32_t>1 << slot)
                 self.next_us = now_us + PIECE_EVERY_US
                 self.last = last
-                asked = &self.sources[slot].asked
-                self.read(slot, self.sources[slot].number, asked.index, asked.header_crc,
-                          asked.offset)
-                break
-        return 0
+                return -1 if self.read(slot) else slot
+        return -1
 
-    cdef bint read(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
-                   uint64_t offset) except -1:
+    cdef bint read(self, int slot) except -1:
         cdef Source *s = &self.sources[slot]
-        cdef bytes path
         cdef Piece *p
         cdef Job *job
-        cdef int64_t size
-        cdef bint last
+        cdef uint64_t size
         if s.reading or not self.preparer.has_room(1):
+            return True                         # it asks again
+        if not self.find(slot) or s.asked.offset >= s.size:
             return False
-        if s.index != index:
-            self.let_go(slot)
-        if s.fd < 0:
-            path = self.directory + b"/" + snapshot_name(index).encode()
-            s.fd = self.io.open(self.io.ctx, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0)
-            s.index = index
-        size = self.io.size(self.io.ctx, s.fd) if s.fd >= 0 else -1
-        if size < 0 or offset >= <uint64_t>size:
-            return False
-        last = size - <int64_t>offset <= PIECE
-        size = min(<int64_t>PIECE, size - <int64_t>offset)
+        size = min(<uint64_t>PIECE, s.size - s.asked.offset)
         p = <Piece *>malloc(sizeof(Piece) + size)
         if p == NULL:
             raise MemoryError
         p.slot = slot
-        p.number = number
-        p.index = index
-        p.header_crc = header_crc
-        p.offset = offset
+        p.number = s.number
+        p.index = s.index
+        p.header_crc = s.header_crc
+        p.offset = s.asked.offset
         p.size = size
-        p.last = last
+        p.last = p.offset + size == s.size
         job = self.preparer.slot()
         job.kind = JOB_READ
         job.tag = TRANSFER
         job.fd = s.fd
-        job.offset = offset
+        job.offset = p.offset
         job.iov[0].iov_base = p.bytes
         job.iov[0].iov_len = size
         job.owned = p
         s.reading = True
         self.preparer.submit()
+        return True
+
+    cdef bint find(self, int slot) except -1:
+        """Is the file open that is asked for? Once it is, it may be unlinked."""
+        cdef Source *s = &self.sources[slot]
+        cdef SnapshotHeader h
+        cdef int64_t size
+        cdef bytes path
+        if s.index != s.asked.index or s.header_crc != s.asked.header_crc:
+            self.let_go(slot)
+        if s.fd >= 0:
+            return True
+        path = self.directory + b"/" + snapshot_name(s.asked.index).encode()
+        s.fd = self.io.open(self.io.ctx, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW, 0)
+        size = self.io.size(self.io.ctx, s.fd) if s.fd >= 0 else -1
+        if (size < <int64_t>PAGE
+                or self.io.pread(self.io.ctx, s.fd, &h, sizeof(h), 0) != sizeof(h)
+                or h.crc != s.asked.header_crc):        # that of another node has this index too
+            self.let_go(slot)
+            return False
+        s.index = s.asked.index
+        s.header_crc = h.crc
+        s.size = <uint64_t>size
         return True
 
     cdef Piece *was_read(self, const Job *job) noexcept:
@@ -210,10 +218,10 @@ cdef class Transfer:
     cdef bytes part(self, uint64_t index):
         return self.directory + b"/" + (snapshot_name(index) + PART).encode()
 
-    cdef bint offered(self, const Offer *offer, uint64_t now_us) except -1:
+    cdef bint offered(self, const Offer *offer, uint64_t commit, uint64_t now_us) except -1:
         if now_us < self.again_us or self.loader is not None or self.writing:
             return False
-        if offer.index != self.offer.index or offer.header_crc != self.offer.header_crc:
+        if self.offer.index <= commit or (MUTANT(168) and offer.index != self.offer.index):
             self.forget()
             self.failed(self.begin(offer), now_us)
         if self.offer.index == 0 or self.complete() or now_us < self.due_us:
@@ -253,7 +261,10 @@ cdef class Transfer:
         if (index != self.offer.index or header_crc != self.offer.header_crc or self.writing
                 or offset != self.have or self.fd < 0 or self.complete()):
             return None                         # asked for twice, or of a transfer that is over
-        if n == 0 or n > PIECE or n > self.offer.size - self.have:
+        if n == 0:
+            self.forget()
+            return None
+        if n > PIECE or n > self.offer.size - self.have:
             return "a piece of a snapshot with a length that was not asked for"
         if not self.preparer.has_room(1):
             return None

@@ -72,7 +72,7 @@ cdef class Turn(Upkeep):
                     self.tick(now)
                 self.take_inbox(now)
                 if unlikely(self.transfer.asking):
-                    self.transfer.serve(now, self.raft.last)
+                    self.serve_pieces(now)
                 if unlikely(self.under_way):
                     self.steer(now)
                 if unlikely(self.visited):

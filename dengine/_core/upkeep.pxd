@@ -3,7 +3,7 @@
 #
 # Upkeep decides when; checkpoint and transfer know files, raft and log what lives. turn.pxd adds
 # the loop that calls it.
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.checkpoint cimport Checkpoint
 from dengine._core.membership cimport Membership
@@ -30,7 +30,10 @@ cdef class Upkeep(Membership):
     cdef int compact(self) except -1
     cdef int offer_snapshot(self, int slot) except -1
     cdef int fetch_piece(self) except -1
+    cdef int serve_pieces(self, uint64_t now_us) except -1
     cdef int send_piece(self, const Job *job) except -1
+    cdef int give_piece(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
+                        uint64_t offset, const char *bytes, size_t n) except -1
     cdef int begin_load(self) except -1
     cdef int start_works(self) except -1
     cdef int install(self, uint64_t now_us) except -1

@@ -1,5 +1,5 @@
 """Upkeep: when a snapshot is taken, offered or installed. See upkeep.pxd."""
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from dengine._core.checkpoint cimport engine_decode, engine_encode
@@ -7,8 +7,8 @@ from dengine._core.consensus cimport LEADER
 from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.kv cimport KV, remains_free
 from dengine._core.snapshot cimport SnapshotHeader
-from dengine._core.transfer cimport Loader, Offer, Piece
-from dengine._core.wire cimport FRAME_FETCH, FRAME_OFFER, FRAME_PIECE, Outbox
+from dengine._core.transfer cimport Loader, Offer, Piece, Source
+from dengine._core.wire cimport FRAME_FETCH, FRAME_OFFER, FRAME_PIECE, Outbox, PieceFields
 
 
 cdef enum:
@@ -53,15 +53,28 @@ cdef class Upkeep(Membership):
         return 0
 
     cdef int compact(self) except -1:
-        """What the snapshots cover goes, segment by segment; a leader waits for those who lag."""
+        """What the snapshots cover goes, segment by segment; a leader waits for those who lag. One
+        that fetches a snapshot needs the log behind it, as much as the snapshot has at most:
+        whoever is slower than that is slower than the writes.
+        """
         cdef uint64_t needed = <uint64_t>-1 if self.alone else 0
+        cdef uint64_t spare = self.keep_bytes, match
+        cdef Source *s
         cdef int i
         if self.raft.role == LEADER and not self.alone:
             needed = self.raft.last
             for i in range(self.raft.config.count):
-                if self.members.flags[i] and self.raft.config.id[i] != self.raft.opt.id:
-                    needed = min(needed, self.raft.peers[i].match)
-        if self.log.compact(self.checkpoint.keep, needed, 0 if self.log.full else self.keep_bytes):
+                if not self.members.flags[i] or self.raft.config.id[i] == self.raft.opt.id:
+                    continue
+                match = self.raft.peers[i].match
+                s = &self.transfer.sources[i]
+                if match >= self.checkpoint.keep:
+                    s.index = 0                 # it has caught up
+                elif s.index and self.raft.peers[i].up and not MUTANT(170):
+                    match = max(match, s.index)
+                    spare = max(spare, s.size)
+                needed = min(needed, match)
+        if self.log.compact(self.checkpoint.keep, needed, 0 if self.log.full else spare):
             self.raft.compact(self.log.first() - 1)
         return 0
 
@@ -91,17 +104,31 @@ cdef class Upkeep(Membership):
         box.put_u64(self.transfer.have)
         return box.end()
 
+    cdef int serve_pieces(self, uint64_t now_us) except -1:
+        cdef int slot = self.transfer.serve(now_us, self.raft.last)
+        cdef PieceFields *asked
+        if slot < 0 or MUTANT(169):
+            return 0
+        asked = &self.transfer.sources[slot].asked
+        return self.give_piece(slot, self.transfer.sources[slot].number, asked.index,
+                               asked.header_crc, asked.offset, NULL, 0)
+
     cdef int send_piece(self, const Job *job) except -1:
         cdef Piece *p = self.transfer.was_read(job)
-        cdef Outbox box
-        if p == NULL or self.peers[p.slot].bulk_number != p.number:
+        if p == NULL:
             return 0
-        box = <Outbox>self.bulk_boxes[p.slot]
+        return self.give_piece(p.slot, p.number, p.index, p.header_crc, p.offset, p.bytes, p.size)
+
+    cdef int give_piece(self, int slot, uint64_t number, uint64_t index, uint32_t header_crc,
+                        uint64_t offset, const char *bytes, size_t n) except -1:
+        cdef Outbox box = <Outbox>self.bulk_boxes[slot]
+        if self.peers[slot].bulk_number != number:
+            return 0
         box.begin(FRAME_PIECE, 0, self.raft.term)
-        box.put_u64(p.index)
-        box.put_u32(p.header_crc)
-        box.put_u64(p.offset)
-        box.put(p.bytes, p.size)
+        box.put_u64(index)
+        box.put_u32(header_crc)
+        box.put_u64(offset)
+        box.put(bytes, n)
         return box.end()
 
     cdef int begin_load(self) except -1:

@@ -21,8 +21,9 @@
 #    BYE       text: why the connection is closed                        flags OUTDATED REMOVED
 #    OFFER     u64 index, u64 index term, u32 last crc, u32 header crc, u64 bytes: a snapshot
 #    FETCH     u64 index, u32 header crc, u64 offset
-#    PIECE     u64 index, u32 header crc, u64 offset, bytes of the snapshot
+#    PIECE     u64 index, u32 header crc, u64 offset, bytes of the snapshot; none: the file is gone
 #    TIMEOUT_NOW  u64 last index, u64 last term: campaign, I gave up my lease
+#    NAMED     u64 index of the configuration that names its directory now, as in HELLO
 #
 # Two connections between two nodes: FETCH and PIECE go over the second one (BULK in its HELLO), all
 # else over the first.
@@ -53,6 +54,7 @@ cdef enum FrameKind:            # 2 to 6, and 16, are raft's MessageKind
     FRAME_FETCH = 14
     FRAME_PIECE = 15
     FRAME_TIMEOUT_NOW = 16
+    FRAME_NAMED = 17
 
 cdef enum:
     LEASE_READ = 1              # flag of FRAME_READ

@@ -38,7 +38,7 @@ cdef int frame_check(const char *p, size_t n, Frame *out, size_t *used) noexcept
     memcpy(&h, p, FRAME_HEADER)
     if crc32c(p + CRC_FROM, used[0] - CRC_FROM, 0) != h.crc:
         return FRAME_CRC
-    if h.kind < FRAME_HELLO or h.kind > FRAME_TIMEOUT_NOW or h.zero != 0:
+    if h.kind < FRAME_HELLO or h.kind > FRAME_NAMED or h.zero != 0:
         return FRAME_UNKNOWN
     out.kind = h.kind
     out.flags = h.flags

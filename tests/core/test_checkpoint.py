@@ -236,6 +236,47 @@ def test_a_transfer_goes_on_where_it_stopped(make, who):
     assert size * 0.99 <= got + received(c, node) <= 1.1 * size
 
 
+def test_a_transfer_ends_although_the_leader_takes_new_snapshots_faster(make):
+    """Else a slow connection would never bring one. The log that comes after it waits."""
+    c = make()
+    node, leader = follower(c), c.leader()
+    c.kill(node)
+    for i in range(6):
+        put = c.put(leader, b"large%d" % i, random.Random(i).randbytes(600_000))
+        assert c.run_until(lambda put=put: put.status == 0, 10 * SECOND)
+    write(c, 60, node=leader)
+    c.run_for(SECOND)
+    c.boot(node)
+    assert c.run_until(lambda: received(c, node), 10 * SECOND)
+    before = c.nodes[leader].turn.checkpoint.taken
+    c.delay_us = 10 * MS
+    for n in range(200):
+        puts = [c.put(leader, b"k%d" % i, b"%d" % n) for i in range(40)]
+        assert c.run_until(lambda puts=puts: all(p.status == 0 for p in puts), 10 * SECOND)
+        if c.nodes[node].turn.transfer.installed:
+            break
+    assert c.nodes[leader].turn.checkpoint.taken > before + 2
+    assert c.nodes[node].turn.transfer.installed == 1
+    agree(c)
+    assert c.nodes[node].turn.transfer.installed == 1
+
+
+def test_a_transfer_begins_anew_where_the_next_leader_has_another_file(make):
+    c = make()
+    node, leader = follower(c), c.leader()
+    c.kill(node)
+    for i in range(3):
+        put = c.put(leader, b"large%d" % i, random.Random(i).randbytes(600_000))
+        assert c.run_until(lambda put=put: put.status == 0, 10 * SECOND)
+    write(c, 60, node=leader)
+    c.run_for(SECOND)
+    c.boot(node)
+    assert c.run_until(lambda: received(c, node), 10 * SECOND)
+    c.ask_transfer(leader)
+    agree(c)
+    assert c.nodes[node].turn.transfer.installed == 1
+
+
 def received(c, i):
     return c.nodes[i].turn.transfer.received
 

@@ -11,6 +11,7 @@ from tests.sim.views import build_frame, encode_put, encode_record
 
 (HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING,
  BYE) = range(1, 13)
+NAMED = 17
 FLAG_REJECTED = 8
 COMMAND, NOOP = 2, 1
 REGISTER = 16
@@ -64,7 +65,8 @@ def append(prev, prev_term, crc, commit, round_, count, records=b""):
 BODIES = {
     VOTE: struct.pack("<QQ", 1, 1), VOTED: b"", HEARD: struct.pack("<QQQ", 1, 1, 1),
     DURABLE: struct.pack("<Q", 1), READ: struct.pack("<Q", 1), GRANTED: struct.pack("<QQ", 1, 1),
-    REFUSED: struct.pack("<IQ", 1, 1), APPEND: append(0, 0, 0, 0, 1, 0),
+    NAMED: struct.pack("<Q", 1), REFUSED: struct.pack("<IQ", 1, 1),
+    APPEND: append(0, 0, 0, 0, 1, 0),
     FORWARD: struct.pack("<II", 1, 60) + encode_put(b"k" * 10, b"v" * 4).ljust(60, b"\0")}
 
 

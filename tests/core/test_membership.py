@@ -165,6 +165,25 @@ def test_a_node_that_was_away_hears_a_leader_that_was_replaced_meanwhile(make):
     becomes(c, 0, 1, 2, 3, 4)
 
 
+def test_a_member_that_lags_hears_one_that_was_replaced_while_it_was_connected(make):
+    """It shook hands with the empty directory, and has no other connection since."""
+    c = make(5)
+    write(c, 0, 10)
+    lags, new, *others = followers(c)
+    for other in (c.leader(), *others):
+        c.cut(lags, other)
+    c.kill(new)
+    c.wipe(new)
+    c.boot(new)
+    assert c.run_until(lambda: c.change(c.leader(), "replace", new), 5 * SECOND)
+    assert c.run_until(lambda: len(voters(c)) == 5 and c.seats(new), 20 * SECOND)
+    c.run_for(SECOND)                           # the joint configuration is settled
+    for other in others:
+        c.kill(other)
+    assert c.run_until(lambda: c.leader() == new, 20 * SECOND), c.states()
+    write(c, new, 10)
+
+
 def test_the_session_of_a_removed_node_ends_and_it_gets_no_other(make):
     c = make(4)
     write(c, 3, 5)
@@ -253,6 +272,46 @@ def test_an_old_directory_of_a_replaced_node_stops(make):
     c.put_back(old, disk, incarnation)
     c.boot(old)
     assert c.run_until(lambda: not c.nodes[old].alive, 5 * SECOND)
+
+
+def test_a_directory_that_was_removed_does_not_come_back_when_its_id_does(make):
+    """It was away when it was removed; for the node that is added, it is another directory."""
+    c = make(4)
+    write(c, 0, 10)
+    old = followers(c)[0]
+    c.kill(old)
+    c.ask_change(c.leader(), "remove", old)
+    becomes_without(c, old)
+    assert c.run_until(lambda: c.change(c.leader(), "add", old), 5 * SECOND)
+    c.run_for(SECOND)
+    c.boot(old)
+    assert c.run_until(lambda: not c.nodes[old].alive, 5 * SECOND), "it was told"
+    c.wipe(old)
+    c.boot(old)
+    becomes(c, 0, 1, 2, 3)
+    write(c, old, 10)
+
+
+def test_a_directory_that_was_removed_is_not_named_while_its_id_comes_back(make):
+    """It connects when the change that adds its id is not committed yet."""
+    c = make(4)
+    write(c, 0, 10)
+    old, *others = followers(c)
+    leader = c.leader()
+    c.kill(old)
+    c.ask_change(leader, "remove", old)
+    becomes_without(c, old)
+    c.run_for(SECOND)
+    for other in others:
+        c.cut(leader, other)
+        c.cut(old, other)                       # they would tell it
+    assert c.change(leader, "add", old)
+    c.boot(old)
+    c.run_for(3 * SECOND // 10)
+    c.heal()
+    assert c.run_until(lambda: not c.nodes[old].alive, 5 * SECOND), "it was told"
+    assert c.leader() == leader
+    assert c.members(leader)[old] == "learner"
 
 
 def test_a_node_cannot_forget_with_its_power_that_there_is_another_voter(make):

@@ -261,6 +261,18 @@ def test_a_leader_told_so_by_a_majority_steps_down_for_good():
     assert raft.campaigns() == []
 
 
+def test_nothing_below_the_base_is_sent_to_a_follower_whose_disk_is_full():
+    """What it lacks went behind the snapshots while it was on its way."""
+    raft = serving()
+    raft.propose(5)
+    raft.durable(raft.last)
+    raft.step(DURABLE, 3, raft.term, index=raft.last)
+    raft.compact(raft.last)
+    raft.step(HEARD, 2, raft.term, index=1, round=raft.round, flags=FULL | PACKED)
+    sent = only(raft.tick(HEARTBEAT_MS), "append")
+    assert sorted((m.to, m.index) for m in sent) == [(2, raft.last), (3, raft.last)]
+
+
 def test_a_follower_that_has_room_again_gets_entries_again():
     """What it answered to rounds before the leader heard of its full disk proves nothing, and must
     not be taken for the last word either."""

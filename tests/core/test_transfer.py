@@ -153,6 +153,7 @@ def test_without_a_name_it_goes_to_the_one_that_is_ahead(make):
 def test_the_lead_comes_back_when_the_successor_dies(make):
     c = make()
     old, heir = c.leader(), followers(c)[0]
+    c.run_for(SECOND)                           # it has all that the leader has
     c.stall(heir, 60 * SECOND)                  # it is told, and cannot save the next term
     assert c.transfer(old, heir + 1)
     write = c.put(old, b"k", b"v")

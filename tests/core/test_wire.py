@@ -9,9 +9,9 @@ from dengine._core.crc import checksum
 from tests.sim import views
 
 OK, PART, LENGTH, CRC, UNKNOWN = range(5)
-KINDS = range(1, 17)
+KINDS = range(1, 18)
 (HELLO, VOTE, VOTED, APPEND, HEARD, DURABLE, FORWARD, REFUSED, READ, GRANTED, PING, BYE,
- OFFER, FETCH, PIECE, TIMEOUT_NOW) = KINDS
+ OFFER, FETCH, PIECE, TIMEOUT_NOW, NAMED) = KINDS
 FRAME_MAX = (1 << 20) + 32 + 4096 + (1 << 20) + 256 + 4096
 settings.register_profile("core", derandomize=True, deadline=None, max_examples=200)
 settings.load_profile("core")

@@ -114,6 +114,9 @@ cdef class BareRaft:
         self.raft.read(ticket, lease, self.now)
         return self.grants()
 
+    def compact(self, uint64_t to):
+        self.raft.compact(to)
+
     def transfer(self, uint64_t to):
         self.raft.transfer(to, self.now)
         return self.take()

@@ -3,7 +3,7 @@
 EXPECTED = (
     *(f"frame: {kind}" for kind in (
         "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-        "granted", "offer", "fetch", "piece", "timeout now")),
+        "granted", "offer", "fetch", "piece", "timeout now", "named")),
     *(f"role: {change}" for change in (
         "follower -> precandidate", "precandidate -> follower", "precandidate -> candidate",
         "candidate -> follower", "candidate -> leader", "leader -> follower")),

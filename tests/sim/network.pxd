@@ -10,7 +10,7 @@ from dengine._core.wire cimport Frame
 from tests.sim.nodes cimport Nodes, SimNode
 
 cdef enum:
-    FRAMES = 17                 # kinds of frames
+    FRAMES = 18                 # kinds of frames
 
 
 cdef class MemLink(Link):

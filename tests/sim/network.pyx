@@ -17,7 +17,8 @@ CONNECT_US = 50_000             # mean time until a lost connection is tried aga
 STRANGER_US = 500_000           # likewise, one that was refused
 STRAGGLER = 400                 # one message in so many takes fifty times as long
 KINDS = ("", "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-         "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now")
+         "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now",
+         "named")
 
 
 cdef class MemLink(Link):
@@ -384,7 +385,7 @@ cdef class Network(Nodes):
         """How often what happened: frames by kind, changes of role, and all that was counted."""
         cdef int i, j
         table = dict(self.counts)
-        for i in range(1, 16):
+        for i in range(1, FRAMES):
             table["frame: " + KINDS[i]] = self.heard[i]
         for i in range(4):
             for j in range(4):

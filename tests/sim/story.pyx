@@ -8,7 +8,8 @@ from dengine._core.wire cimport (FRAME_APPEND, FRAME_DURABLE, FRAME_HEARD, FRAME
                                  message_decode)
 
 NAMES = ("", "hello", "vote", "voted", "append", "heard", "durable", "forward", "refused", "read",
-         "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now")
+         "granted", "ping", "bye", "offer", "fetch", "piece", "timeout now",
+         "named")
 
 
 cdef str describe(const Frame *f):
