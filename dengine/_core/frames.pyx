@@ -41,6 +41,7 @@ cdef int hello(Turn turn, uint64_t to, Hello *out) noexcept:
     out.start = turn.meta.start
     out.nonce = turn.session.nonce
     out.config = turn.named
+    out.joined = turn.joined_by()
     out.bulk = False
     return 0
 
@@ -54,11 +55,8 @@ cdef int seat_of(Turn turn, const Hello *h) except -2:
 
 
 cdef bint removed(Turn turn, int slot, const Hello *h) noexcept:
-    """Is its directory one that counts nowhere any more? It knows to have been a member, and a
-    later configuration, which is committed, does not name it."""
-    if not 0 < h.config < turn.raft.config_index <= turn.raft.commit:
-        return False
-    return slot < 0 or turn.members.incarnation[slot] != h.incarnation
+    """Is its directory one that counts nowhere any more?"""
+    return turn.was_removed(slot, h.incarnation, h.config, h.joined)
 
 
 cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
@@ -109,6 +107,7 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].start = h.start
     turn.peers[slot].nonce = h.nonce
     turn.peers[slot].config = h.config
+    turn.peers[slot].joined = h.joined
     turn.peers[slot].dismissed = False
     turn.peers[slot].number += 1
     turn.say_named(slot)                        # since its hello it may have heard of another
@@ -194,7 +193,7 @@ cdef object receive(Turn turn, int slot, const Frame *f):
         elif f.kind == FRAME_OFFER:
             fault = on_offer(turn, slot, f, now)
         elif f.kind == FRAME_FETCH:
-            fault = on_fetch(turn, slot, f)
+            fault = on_fetch(turn, slot, f, now)
         elif f.kind == FRAME_PIECE:
             fault = on_piece(turn, slot, f)
     except Exception as error:
@@ -388,13 +387,15 @@ cdef object on_granted(Turn turn, const Frame *f, uint64_t now):
 
 cdef object on_named(Turn turn, int slot, const Frame *f):
     cdef Reader r
-    cdef uint64_t config
+    cdef uint64_t config, joined
     read_from(&r, f.body, f.size)
     config = take_u64(&r)
+    joined = take_u64(&r)
     if r.bad or r.at != r.end:
-        return "a configuration's index with bytes that do not fit"
+        return "indexes of configurations with bytes that do not fit"
     if not MUTANT(166):
         turn.peers[slot].config = config
+        turn.peers[slot].joined = joined
     return None
 
 
@@ -403,6 +404,7 @@ cdef int bulk_up(Turn turn, int slot, Link link) except -1:
     turn.bulks[slot] = link
     (<Outbox>turn.bulk_boxes[slot]).clear()
     turn.peers[slot].bulk_number += 1
+    turn.transfer.reconnected()
     return 0
 
 
@@ -434,7 +436,7 @@ cdef object on_offer(Turn turn, int slot, const Frame *f, uint64_t now):
     return None
 
 
-cdef object on_fetch(Turn turn, int slot, const Frame *f):
+cdef object on_fetch(Turn turn, int slot, const Frame *f, uint64_t now):
     cdef PieceFields p
     if piece_decode(f, &p) or p.size:
         return "a request for a snapshot with fields that do not fit"
@@ -442,7 +444,7 @@ cdef object on_fetch(Turn turn, int slot, const Frame *f):
         turn.give_piece(slot, turn.peers[slot].bulk_number, p.index, p.header_crc, p.offset, NULL,
                         0)
         return None
-    turn.transfer.ask(slot, turn.peers[slot].bulk_number, &p)
+    turn.transfer.ask(slot, turn.peers[slot].bulk_number, &p, now)
     return None
 
 

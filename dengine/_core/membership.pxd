@@ -21,6 +21,7 @@ cdef class Membership(Requests):
     # (index, payload) of the newest configurations in the log, ascending; the last one acts
     cdef list configs
     cdef uint64_t named                     # the newest of them that names this directory; 0: none
+    cdef uint64_t joined                    # likewise, of those that are known to be committed
     cdef bint under_way                     # a leader goes on with the change by itself
     cdef bint visited                       # a connection is to a directory that is no member's
     cdef uint64_t rise_term                 # of what follows, by slot: learners that are to vote
@@ -40,6 +41,7 @@ cdef class Membership(Requests):
     cdef bint hears(self, int slot) noexcept
     # To a peer, where it is connected: the configuration that names this directory.
     cdef int say_named(self, int slot) except -1
+    cdef uint64_t joined_by(self) noexcept
     # Its connections are gone; whoever holds them is not told.
     cdef int unlink(self, int slot) except -1
     cdef int unlink_bulk(self, int slot) except -1
@@ -56,5 +58,6 @@ cdef class Membership(Requests):
     # private
     cdef int make_room(self, const Members *next) except -1
     cdef int seated(self, uint64_t changed, uint64_t index) except -1
-    cdef bint is_new(self, int slot) noexcept
+    cdef bint was_removed(self, int slot, uint64_t incarnation, uint64_t config,
+                          uint64_t joined) noexcept
     cdef bint has_caught_up(self, int slot, uint64_t now_us) noexcept

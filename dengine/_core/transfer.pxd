@@ -34,17 +34,17 @@ ctypedef struct Piece:          # being read for a follower
     uint32_t header_crc
     uint64_t offset
     uint64_t size
-    bint last                   # the file ends with it
     char bytes[0]
 
 ctypedef struct Source:         # the file that a follower reads from
     int fd                      # -1: none
-    uint64_t index
+    uint64_t index              # 0: none
     uint32_t header_crc
     uint64_t size               # bytes of the file
     bint reading
     PieceFields asked           # the piece that it waits for, where its bit of `asking` is set
     uint64_t number             # of the connection that asks
+    uint64_t asked_us           # when it asked
 
 
 cdef class Loader(Work):
@@ -80,6 +80,8 @@ cdef class Transfer:
     cdef int fd                             # of the part; -1
     cdef uint64_t have                      # bytes written
     cdef uint64_t due_us                    # when the next piece is asked for again
+    cdef uint64_t asked_us                  # when it was asked for first
+    cdef uint64_t wait_us                   # until then: a few times what the last one took
     cdef bint writing                       # the preparer has a piece
     cdef uint64_t unsynced                  # bytes of `have`
     cdef uint64_t again_us                  # after an error of the disk
@@ -94,14 +96,17 @@ cdef class Transfer:
                   Worker preparer) except -1
     cdef int close(self) except -1
     # The leader's side. Over connection `number` to the node of that slot comes this request.
-    cdef int ask(self, int slot, uint64_t number, const PieceFields *asked) noexcept
+    cdef int ask(self, int slot, uint64_t number, const PieceFields *asked,
+                 uint64_t now_us) noexcept
     # Each turn: reads one piece that was asked for; the log ends at `last`. The slot of a follower
     # whose file is gone, which is to be told; -1: none.
     cdef int serve(self, uint64_t now_us, uint64_t last) except -2
     # Borrowed from the job; NULL: it failed.
     cdef Piece *was_read(self, const Job *job) noexcept
-    cdef int let_go(self, int slot) noexcept                # of a file, which may be unlinked now
+    # Of its file, unless it is being read: it may be unlinked.
+    cdef int let_go(self, int slot) noexcept
     # The follower's side, whose log is committed so far. True: ask for the piece at `have`.
+    cdef int reconnected(self) noexcept     # what was asked for may be lost
     cdef bint offered(self, const Offer *offer, uint64_t commit, uint64_t now_us) except -1
     # None, or what is wrong with it. Without bytes: the file is gone, the next offer is taken.
     cdef object arrived(self, uint64_t index, uint32_t header_crc, uint64_t offset,

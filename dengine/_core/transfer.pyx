@@ -20,6 +20,7 @@ cdef extern from "<fcntl.h>" nogil:
 
 cdef enum:
     MODE = 0o600
+    PATIENCE = 4                # times what the last piece took: a slow connection is no lost one
 
 
 cdef class Loader(Work):
@@ -104,6 +105,7 @@ cdef class Transfer:
     def __cinit__(self):
         cdef int i
         self.fd = -1
+        self.wait_us = PIECE_AGAIN_US
         for i in range(MAX_MEMBERS):
             self.sources[i].fd = -1
 
@@ -119,6 +121,7 @@ cdef class Transfer:
     cdef int close(self) except -1:
         cdef int i
         for i in range(MAX_MEMBERS):
+            self.sources[i].reading = False     # nobody does any more
             self.let_go(i)
         if self.fd >= 0:
             self.io.close(self.io.ctx, self.fd)
@@ -126,8 +129,10 @@ cdef class Transfer:
         return 0
 
     # -------------------------------------------------------------------------------- the leader
-    cdef int ask(self, int slot, uint64_t number, const PieceFields *asked) noexcept:
+    cdef int ask(self, int slot, uint64_t number, const PieceFields *asked,
+                 uint64_t now_us) noexcept:
         self.sources[slot].number = number
+        self.sources[slot].asked_us = now_us
         self.sources[slot].asked = asked[0]
         self.sources[slot].asked.bytes = NULL           # it has none
         self.asking |= <uint32_t>1 << slot
@@ -165,7 +170,6 @@ cdef class Transfer:
         p.header_crc = s.header_crc
         p.offset = s.asked.offset
         p.size = size
-        p.last = p.offset + size == s.size
         job = self.preparer.slot()
         job.kind = JOB_READ
         job.tag = TRANSFER
@@ -204,19 +208,28 @@ cdef class Transfer:
     cdef Piece *was_read(self, const Job *job) noexcept:
         cdef Piece *p = <Piece *>job.owned
         self.sources[p.slot].reading = False
-        if job.error or p.last:
+        if job.error:
             self.let_go(p.slot)
         return NULL if job.error else p
 
     cdef int let_go(self, int slot) noexcept:
-        if self.sources[slot].fd >= 0:
-            self.io.close(self.io.ctx, self.sources[slot].fd)
-        self.sources[slot].fd = -1
+        cdef Source *s = &self.sources[slot]
+        if s.reading:
+            return 0
+        if s.fd >= 0:
+            self.io.close(self.io.ctx, s.fd)
+        s.fd = -1
+        s.index = 0
         return 0
 
     # ------------------------------------------------------------------------------ the follower
     cdef bytes part(self, uint64_t index):
         return self.directory + b"/" + (snapshot_name(index) + PART).encode()
+
+    cdef int reconnected(self) noexcept:
+        self.due_us = 0
+        self.wait_us = PIECE_AGAIN_US
+        return 0
 
     cdef bint offered(self, const Offer *offer, uint64_t commit, uint64_t now_us) except -1:
         if now_us < self.again_us or self.loader is not None or self.writing:
@@ -226,7 +239,10 @@ cdef class Transfer:
             self.failed(self.begin(offer), now_us)
         if self.offer.index == 0 or self.complete() or now_us < self.due_us:
             return False
-        self.due_us = now_us + PIECE_AGAIN_US
+        if self.due_us == 0:
+            self.asked_us = now_us
+        self.due_us = now_us + self.wait_us
+        self.wait_us *= 2
         return True
 
     cdef int begin(self, const Offer *offer) except -1:
@@ -296,7 +312,9 @@ cdef class Transfer:
             return False
         self.have += job.iov[0].iov_len
         self.received += job.iov[0].iov_len
-        self.due_us = now_us + PIECE_AGAIN_US
+        self.wait_us = max(<uint64_t>PIECE_AGAIN_US, PATIENCE * (now_us - self.asked_us))
+        self.asked_us = now_us
+        self.due_us = now_us + self.wait_us
         return not self.complete()
 
     cdef bint failed(self, int error, uint64_t now_us) except -1:
@@ -335,5 +353,5 @@ cdef class Transfer:
         self.fd = -1
         self.loader = None
         memset(&self.offer, 0, sizeof(self.offer))
-        self.have = self.unsynced = self.due_us = 0
-        return 0
+        self.have = self.unsynced = 0
+        return self.reconnected()

@@ -229,7 +229,7 @@ cdef class Turn(Upkeep):
             self.log.write(self.flusher, raft.commit, now_us)
             self.log.plan()
         if unlikely(self.log.first() <= self.checkpoint.keep):
-            self.compact()
+            self.compact(now_us)
         if unlikely(self.log.dead_count):
             self.log.bury()
         self.persisted(now_us)

@@ -27,7 +27,8 @@ cdef class Upkeep(Membership):
     # Snapshots
     cpdef int snapshot_ended(self, Work work) except -1         # from any thread, under the GIL
     cdef int begin_snapshot(self) except -1
-    cdef int compact(self) except -1
+    cdef int compact(self, uint64_t now_us) except -1
+    cdef bint fetches(self, int slot, uint64_t now_us) noexcept
     cdef int offer_snapshot(self, int slot) except -1
     cdef int fetch_piece(self) except -1
     cdef int serve_pieces(self, uint64_t now_us) except -1

@@ -8,11 +8,13 @@ from dengine._core.fault cimport FAILPOINT, MUTANT
 from dengine._core.kv cimport KV, remains_free
 from dengine._core.snapshot cimport SnapshotHeader
 from dengine._core.transfer cimport Loader, Offer, Piece, Source
+from dengine._core.types cimport MAX_MEMBERS
 from dengine._core.wire cimport FRAME_FETCH, FRAME_OFFER, FRAME_PIECE, Outbox, PieceFields
 
 
 cdef enum:
     ROOM = 4                    # jobs of an install: the store, two snapshots
+    AWAY_US = 60000000          # since it asked for a piece: then a transfer is not waited for
 
 
 cdef class Upkeep(Membership):
@@ -52,7 +54,7 @@ cdef class Upkeep(Membership):
             self.on_snapshot(self.begun.pop(0))
         return 0
 
-    cdef int compact(self) except -1:
+    cdef int compact(self, uint64_t now_us) except -1:
         """What the snapshots cover goes, segment by segment; a leader waits for those who lag. One
         that fetches a snapshot needs the log behind it, as much as the snapshot has at most:
         whoever is slower than that is slower than the writes.
@@ -61,6 +63,10 @@ cdef class Upkeep(Membership):
         cdef uint64_t spare = self.keep_bytes, match
         cdef Source *s
         cdef int i
+        for i in range(MAX_MEMBERS):
+            s = &self.transfer.sources[i]
+            if s.index and not self.fetches(i, now_us):
+                self.transfer.let_go(i)
         if self.raft.role == LEADER and not self.alone:
             needed = self.raft.last
             for i in range(self.raft.config.count):
@@ -68,15 +74,21 @@ cdef class Upkeep(Membership):
                     continue
                 match = self.raft.peers[i].match
                 s = &self.transfer.sources[i]
-                if match >= self.checkpoint.keep:
-                    s.index = 0                 # it has caught up
-                elif s.index and self.raft.peers[i].up and not MUTANT(170):
+                if s.index and not MUTANT(170):
                     match = max(match, s.index)
                     spare = max(spare, s.size)
                 needed = min(needed, match)
         if self.log.compact(self.checkpoint.keep, needed, 0 if self.log.full else spare):
             self.raft.compact(self.log.first() - 1)
         return 0
+
+    cdef bint fetches(self, int slot, uint64_t now_us) noexcept:
+        """Does it still lag behind the newest snapshot, and has not been away for long?"""
+        return (self.raft.role == LEADER and slot < self.raft.config.count
+                and self.members.flags[slot] != 0
+                and self.raft.peers[slot].match < self.checkpoint.base.index
+                and (self.raft.peers[slot].up
+                     or now_us < self.transfer.sources[slot].asked_us + AWAY_US))
 
     cdef int offer_snapshot(self, int slot) except -1:
         cdef Outbox box = <Outbox>self.boxes[slot]

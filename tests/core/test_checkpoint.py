@@ -249,7 +249,7 @@ def test_a_transfer_ends_although_the_leader_takes_new_snapshots_faster(make):
     c.boot(node)
     assert c.run_until(lambda: received(c, node), 10 * SECOND)
     before = c.nodes[leader].turn.checkpoint.taken
-    c.delay_us = 10 * MS
+    c.delay_us = 40 * MS
     for n in range(200):
         puts = [c.put(leader, b"k%d" % i, b"%d" % n) for i in range(40)]
         assert c.run_until(lambda puts=puts: all(p.status == 0 for p in puts), 10 * SECOND)
@@ -259,6 +259,7 @@ def test_a_transfer_ends_although_the_leader_takes_new_snapshots_faster(make):
     assert c.nodes[node].turn.transfer.installed == 1
     agree(c)
     assert c.nodes[node].turn.transfer.installed == 1
+    assert received(c, node) < 1.1 * 6 * 600_000
 
 
 def test_a_transfer_begins_anew_where_the_next_leader_has_another_file(make):
@@ -297,6 +298,13 @@ def test_pieces_are_spread_out_while_there_are_writes():
     idle = [(us, 7) for us in (1000, 1100, 1200)]
     busy = [(1300, 8), (3600, 9), (3700, 10), (6190, 11), (6200, 12)]
     assert views.served(idle + busy) == [True, True, True, False, False, True, False, True]
+
+
+def test_a_piece_that_does_not_come_is_asked_for_ever_more_seldom(tmp_path):
+    """A slow connection would bring each as often as it was asked for."""
+    seconds = [n for n in range(70) if views.asked(bytes(tmp_path), [0, *range(0, 70 * SECOND,
+                                                                            SECOND)])[n + 1]]
+    assert seconds == [1, 3, 7, 15, 31, 63]
 
 
 def test_a_node_alone_keeps_no_log_for_others(make):

@@ -314,6 +314,25 @@ def test_a_directory_that_was_removed_is_not_named_while_its_id_comes_back(make)
     assert c.members(leader)[old] == "learner"
 
 
+def test_a_directory_whose_naming_was_cut_joins_although_the_members_changed_since(make):
+    """The leader that named it is overruled, and another changes the members: it was no member."""
+    c = make(3, spare=2)
+    leader, (a, b) = c.leader(), followers(c)[:2]
+    c.ask_change(leader, "add", 3)
+    c.run_for(SECOND)
+    for other in (a, b):
+        c.cut(leader, other)
+        c.cut(3, other)
+    c.boot(3)
+    assert c.run_until(lambda: c.leader() in (a, b), 10 * SECOND)
+    assert c.states()[3]["last"], "it has what names it"
+    assert c.run_until(lambda: c.change(c.leader(), "add", 4), SECOND)
+    c.run_for(SECOND)
+    c.heal()
+    assert c.run_until(lambda: voters(c) == [0, 1, 2, 3], 20 * SECOND)
+    write(c, 3, 5)
+
+
 def test_a_node_cannot_forget_with_its_power_that_there_is_another_voter(make):
     """MemFirst: else it would be the only one again, and elect itself by the votes of all."""
     c = make(1, spare=1, strategy=1, threshold=1000, interval_us=150_000)
@@ -375,7 +394,7 @@ def test_a_member_that_lags_cannot_send_a_member_away(make, config, obeyed):
     peer, wire = connect(c, 0)
     other = c.nodes[1].setup
     peer.data_received(views.build_frame(HELLO, 0, 0, struct.pack(
-        "<HQQQQQQQQ", 1, other.cluster, 2, other.incarnation, 1, 9, 1_000, 1, 1)))
+        "<HQQQQQQQQQ", 1, other.cluster, 2, other.incarnation, 1, 9, 1_000, 1, 1, 1)))
     assert peer.up
     peer.data_received(views.build_frame(
         BYE, REMOVED, 0, b"go" if config is None else struct.pack("<Q", config) + b"go"))
@@ -392,7 +411,7 @@ def test_strangers_do_not_take_the_slots_of_members(make):
         for stranger in range(STRANGERS):
             peer, wire = connect(c, node)
             peer.data_received(views.build_frame(HELLO, 0, 0, struct.pack(
-                "<HQQQQQQQQ", 1, cluster, 100 + stranger, 7, node + 1, 0, 1, 1, 1_000_000)))
+                "<HQQQQQQQQQ", 1, cluster, 100 + stranger, 7, node + 1, 0, 1, 1, 1_000_000, 0)))
             opened.append((peer, wire))
     assert sum(peer.up for peer, _ in opened) == 3 * 13, "so many slots are free"
     c.boot(3)
@@ -408,7 +427,7 @@ def test_a_removed_directory_is_not_taken_for_the_one_that_is_added_in_its_place
     leader = c.leader()
     peer, wire = connect(c, leader)
     peer.data_received(views.build_frame(HELLO, 0, 0, struct.pack(
-        "<HQQQQQQQQ", 1, c.nodes[0].setup.cluster, 4, 7, leader + 1, 9, 1, 1, 1_000_000)))
+        "<HQQQQQQQQQ", 1, c.nodes[0].setup.cluster, 4, 7, leader + 1, 9, 1, 1, 1_000_000, 1)))
     assert peer.up
     c.ask_change(leader, "add", 3)
     assert not wire.open

@@ -365,4 +365,6 @@ MUTANTS = {
         "§4 Snapshots", ("tests/core/test_checkpoint.py",)),
     170: Mutant("the log goes on behind a snapshot that is on its way",
         "§4 Snapshots", ("tests/core/test_checkpoint.py",)),
+    171: Mutant("a directory that a cut configuration named is sent away",
+        "§5 Membership", ("tests/core/test_membership.py",)),
 }

@@ -12,7 +12,7 @@ from dengine._core.members cimport Members, encode_members, fill_member, members
 from dengine._core.quorum cimport Config, quorum_has, quorum_value
 from dengine._core.request cimport under
 from dengine._core.terms cimport Terms
-from dengine._core.transfer cimport Transfer
+from dengine._core.transfer cimport Offer, Transfer
 from dengine._core.types cimport MAX_MEMBERS, RECORD_HEADER
 from dengine._core.wire cimport (FRAME_APPEND, FRAME_HELLO, FRAME_OK, Frame, Hello, Outbox,
                                  PieceFields, append_decode, frame_check, hello_decode,
@@ -124,7 +124,7 @@ def decode_fields(bytes data not None):
     if f.kind == FRAME_HELLO:
         return None if hello_decode(&f, &h) else (h.protocol, h.cluster, h.node, h.incarnation,
                                                   h.to, h.last, h.start, h.nonce,
-                                                  h.config)
+                                                  h.config, h.joined)
     if f.kind == FRAME_APPEND:
         if append_decode(&f, 1, &m, &crc, &records, &size):
             return None
@@ -153,9 +153,23 @@ def served(list turns not None):
     memset(&asked, 0, sizeof(asked))
     t.open(kernel(), b"/nowhere", [], 1, Worker())
     for now_us, last in turns:
-        t.ask(1, 1, &asked)
+        t.ask(1, 1, &asked, now_us)
         t.serve(now_us, last)
         out.append(t.asking == 0)
+    return out
+
+
+def asked(bytes directory not None, list moments not None):
+    """A follower that is offered a snapshot at each of these times (us), and gets no piece: does it
+    ask for one then?"""
+    cdef Transfer t = Transfer()
+    cdef Offer offer
+    memset(&offer, 0, sizeof(offer))
+    offer.index = 7
+    offer.size = 1 << 20
+    t.open(kernel(), directory, [], 1, Worker())
+    out = [t.offered(&offer, 0, now_us) for now_us in moments]
+    t.close()
     return out
 
 
