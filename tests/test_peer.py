@@ -51,7 +51,7 @@ async def node(tmp_path: Path) -> AsyncIterator[tuple[Engine, int]]:
 def hello(*, protocol: int = 1, cluster: int | None = None, node: int = 1, to: int = 3,
           flags: int = 0) -> bytes:
     cluster = cluster_id("strangers", [1, 2, 3]) if cluster is None else cluster
-    body = struct.pack("<HQQQQQQQQQ", protocol, cluster, node, 77, to, 0, 1, 1, 0, 0)
+    body = struct.pack("<HQQQQQQQQ", protocol, cluster, node, 77, to, 0, 1, 1, 0)
     return views.build_frame(HELLO, flags, 0, body)
 
 

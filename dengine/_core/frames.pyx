@@ -41,7 +41,6 @@ cdef int hello(Turn turn, uint64_t to, Hello *out) noexcept:
     out.start = turn.meta.start
     out.nonce = turn.session.nonce
     out.config = turn.named
-    out.joined = turn.joined_by()
     out.bulk = False
     return 0
 
@@ -55,8 +54,11 @@ cdef int seat_of(Turn turn, const Hello *h) except -2:
 
 
 cdef bint removed(Turn turn, int slot, const Hello *h) noexcept:
-    """Is its directory one that counts nowhere any more?"""
-    return turn.was_removed(slot, h.incarnation, h.config, h.joined)
+    """Is its directory one that counts nowhere any more? It knows to have been a member, and a
+    later configuration, which is committed, does not name it."""
+    if not 0 < h.config < turn.raft.config_index <= turn.raft.commit:
+        return False
+    return slot < 0 or turn.members.incarnation[slot] not in (0, h.incarnation)
 
 
 cdef bint outdated(Turn turn, int slot, const Hello *h) noexcept:
@@ -107,15 +109,12 @@ cdef int link_up(Turn turn, int slot, Link link, const Hello *h) except -1:
     turn.peers[slot].start = h.start
     turn.peers[slot].nonce = h.nonce
     turn.peers[slot].config = h.config
-    turn.peers[slot].joined = h.joined
     turn.peers[slot].dismissed = False
     turn.peers[slot].number += 1
     turn.say_named(slot)                        # since its hello it may have heard of another
     if turn.counts(slot):
         turn.raft.link_up(turn.members.id[slot], now)
-    elif turn.raft.config_index:
-        turn.visited = True
-    else:
+    elif turn.raft.config_index == 0:
         form(turn, now)
         if h.last and turn.log.last == turn.meta.state.known == 0 and (
                 turn.peers[slot].number == 1):
@@ -387,15 +386,13 @@ cdef object on_granted(Turn turn, const Frame *f, uint64_t now):
 
 cdef object on_named(Turn turn, int slot, const Frame *f):
     cdef Reader r
-    cdef uint64_t config, joined
+    cdef uint64_t config
     read_from(&r, f.body, f.size)
     config = take_u64(&r)
-    joined = take_u64(&r)
     if r.bad or r.at != r.end:
-        return "indexes of configurations with bytes that do not fit"
+        return "a configuration's index with bytes that do not fit"
     if not MUTANT(166):
         turn.peers[slot].config = config
-        turn.peers[slot].joined = joined
     return None
 
 
@@ -404,7 +401,8 @@ cdef int bulk_up(Turn turn, int slot, Link link) except -1:
     turn.bulks[slot] = link
     (<Outbox>turn.bulk_boxes[slot]).clear()
     turn.peers[slot].bulk_number += 1
-    turn.transfer.reconnected()
+    if turn.members.id[slot] == turn.raft.leader:
+        turn.transfer.reconnected()
     return 0
 
 

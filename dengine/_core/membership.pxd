@@ -7,7 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from dengine._core.members cimport Members
 from dengine._core.meta cimport Meta
-from dengine._core.requests cimport Peer, Requests
+from dengine._core.requests cimport Requests
 from dengine._core.types cimport MAX_MEMBERS
 
 
@@ -21,9 +21,8 @@ cdef class Membership(Requests):
     # (index, payload) of the newest configurations in the log, ascending; the last one acts
     cdef list configs
     cdef uint64_t named                     # the newest of them that names this directory; 0: none
-    cdef uint64_t joined                    # likewise, of those that are known to be committed
     cdef bint under_way                     # a leader goes on with the change by itself
-    cdef bint visited                       # a connection is to a directory that is no member's
+    cdef bint visited                       # there is a connection to a node that is no member
     cdef uint64_t rise_term                 # of what follows, by slot: learners that are to vote
     cdef uint64_t rise_to[MAX_MEMBERS]      # this round of catching up ends there (D 4.2.1)
     cdef uint64_t rise_us[MAX_MEMBERS]      # and began then
@@ -41,7 +40,6 @@ cdef class Membership(Requests):
     cdef bint hears(self, int slot) noexcept
     # To a peer, where it is connected: the configuration that names this directory.
     cdef int say_named(self, int slot) except -1
-    cdef uint64_t joined_by(self) noexcept
     # Its connections are gone; whoever holds them is not told.
     cdef int unlink(self, int slot) except -1
     cdef int unlink_bulk(self, int slot) except -1
@@ -58,6 +56,4 @@ cdef class Membership(Requests):
     # private
     cdef int make_room(self, const Members *next) except -1
     cdef int seated(self, uint64_t changed, uint64_t index) except -1
-    cdef bint was_removed(self, int slot, uint64_t incarnation, uint64_t config,
-                          uint64_t joined) noexcept
     cdef bint has_caught_up(self, int slot, uint64_t now_us) noexcept

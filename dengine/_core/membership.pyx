@@ -62,7 +62,6 @@ cdef class Membership(Requests):
         self.make_room(&m)
         changed = seat(&self.members, &m, self.meta.state.node, self.meta.state.incarnation)
         self.seated(changed, config[0])
-        self.joined_by()
         if self.members.flags[slot_in(&self.members, self.meta.state.node)]:
             self.named = config[0]
         elif self.named > <uint64_t>config[0]:          # that one was cut
@@ -78,14 +77,7 @@ cdef class Membership(Requests):
             return 0
         box.begin(FRAME_NAMED, 0, self.raft.term)
         box.put_u64(self.named)
-        box.put_u64(self.joined_by())
         return box.end()
-
-    cdef uint64_t joined_by(self) noexcept:
-        """The newest configuration that names this directory and will not be cut."""
-        if self.named and self.named <= self.raft.commit:
-            self.joined = self.named
-        return self.joined
 
     cdef int seated(self, uint64_t changed, uint64_t index) except -1:
         """Members have changed: consensus, connections and the session follow."""
@@ -96,6 +88,7 @@ cdef class Membership(Requests):
         self.visited = False
         for i in range(self.members.count):
             others += self.members.flags[i] and self.members.id[i] != own
+            self.visited |= self.members.flags[i] == 0 and self.members.id[i] not in (0, own)
         if index or self.raft.config.count:     # else no cluster is formed yet
             config_from(&config, &self.members)
             self.raft.adopt(&config, index, now)
@@ -104,9 +97,6 @@ cdef class Membership(Requests):
                 self.raft.forget(i)
             if self.peers[i].up and not self.raft.peers[i].up and self.counts(i):
                 self.raft.link_up(self.members.id[i], now)
-        for i in range(self.members.count):
-            self.visited |= self.members.id[i] not in (0, own) and (
-                self.members.flags[i] == 0 or (self.peers[i].up and not self.counts(i)))
         self.under_way = is_under_way(&self.members)
         if self.alone and others:               # from now on its writes need a session
             self.alone = False
@@ -139,18 +129,6 @@ cdef class Membership(Requests):
         slot = seat_new(&self.members, node, incarnation)
         self.seated(0, self.raft.config_index)
         return slot
-
-    cdef bint was_removed(self, int slot, uint64_t incarnation, uint64_t config,
-                          uint64_t joined) noexcept:
-        """A directory knows to have been a member; a later configuration, which is committed, does
-        not name it. One that waits for a directory may wait for this one, if it was named by a
-        configuration that was cut."""
-        cdef bint waits = slot >= 0 and self.members.flags[slot] and (
-            self.members.incarnation[slot] == 0)
-        if slot >= 0 and self.members.flags[slot] and self.members.incarnation[slot] == incarnation:
-            return False
-        return 0 < (joined if waits and not MUTANT(171) else config) and (
-            config < self.raft.config_index <= self.raft.commit)
 
     cdef int make_room(self, const Members *next) except -1:
         """A member needs no visitor's leave: who is none hangs up where the slots are too few."""
@@ -200,13 +178,13 @@ cdef class Membership(Requests):
         cdef bint left = False
         cdef int i
         for i in range(self.members.count):
-            if self.members.id[i] in (0, own):
+            if self.members.flags[i] or self.members.id[i] in (0, own):
                 continue
-            if not self.members.flags[i] and not self.peers[i].up and self.bulks[i] is None:
+            if not self.peers[i].up and self.bulks[i] is None:
                 self.members.id[i] = 0
                 left = True
-            elif self.peers[i].up and not self.peers[i].dismissed and self.was_removed(
-                    i, self.peers[i].incarnation, self.peers[i].config, self.peers[i].joined):
+            elif (self.peers[i].config < self.raft.config_index <= self.raft.commit
+                    and not self.peers[i].dismissed):
                 self.peers[i].dismissed = True
                 box = <Outbox>self.boxes[i]
                 box.begin(FRAME_BYE, REMOVED, 0)
@@ -250,9 +228,7 @@ cdef class Membership(Requests):
             settle(&m)
             return self.change(&m)
         for i in range(m.count):
-            if m.flags[i] & LEARNER and m.incarnation[i] == 0 and self.peers[i].up and (
-                    self.peers[i].joined == 0 or self.peers[i].config > self.raft.config_index
-                    or MUTANT(167)):
+            if m.flags[i] & LEARNER and m.incarnation[i] == 0 and self.peers[i].up:
                 m.incarnation[i] = self.peers[i].incarnation
                 return self.change(&m)
             if m.flags[i] & RISING and m.incarnation[i] and self.has_caught_up(i, now_us):

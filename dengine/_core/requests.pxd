@@ -22,7 +22,6 @@ ctypedef struct Peer:           # one connection, by slot of the configuration
     uint64_t start              # likewise: of its directory, and by which process
     uint64_t nonce
     uint64_t config             # index of the newest configuration that names it, by its word
-    uint64_t joined             # likewise, of those that it knows to be committed
     bint dismissed              # it was told that it is no member
     uint64_t number             # grows with each connection
     uint64_t bulk_number        # likewise, of second ones

@@ -84,6 +84,8 @@ cdef class Session:
     # its session has ended.
     cdef Applied *admit(self, const Command *c) noexcept
     cdef Registered *add(self) except NULL                      # to the table
+    cdef bint is_own(self, const Registered *r) noexcept        # of this process
+    cdef int end(self) noexcept                                 # of this process's session
     # Whose results came with a snapshot are told; is this process's session in its table?
     cdef int recognise(self, Results to) except -1
     cdef bint is_member(self, uint64_t node, uint64_t incarnation) noexcept

@@ -21,6 +21,7 @@ cdef extern from "<fcntl.h>" nogil:
 cdef enum:
     MODE = 0o600
     PATIENCE = 4                # times what the last piece took: a slow connection is no lost one
+    WAIT_US = 30000000          # at most
 
 
 cdef class Loader(Work):
@@ -242,7 +243,7 @@ cdef class Transfer:
         if self.due_us == 0:
             self.asked_us = now_us
         self.due_us = now_us + self.wait_us
-        self.wait_us *= 2
+        self.wait_us = min(2 * self.wait_us, <uint64_t>WAIT_US)
         return True
 
     cdef int begin(self, const Offer *offer) except -1:
@@ -312,7 +313,8 @@ cdef class Transfer:
             return False
         self.have += job.iov[0].iov_len
         self.received += job.iov[0].iov_len
-        self.wait_us = max(<uint64_t>PIECE_AGAIN_US, PATIENCE * (now_us - self.asked_us))
+        self.wait_us = min(max(<uint64_t>PIECE_AGAIN_US, PATIENCE * (now_us - self.asked_us)),
+                           <uint64_t>WAIT_US)
         self.asked_us = now_us
         self.due_us = now_us + self.wait_us
         return not self.complete()

@@ -83,8 +83,9 @@ cdef class Upkeep(Membership):
         return 0
 
     cdef bint fetches(self, int slot, uint64_t now_us) noexcept:
-        """Does it still lag behind the newest snapshot, and has not been away for long?"""
-        return (self.raft.role == LEADER and slot < self.raft.config.count
+        """Does it still lag behind the newest snapshot, and has not been away for long? A full disk
+        needs the room of files that have no name any more."""
+        return (self.raft.role == LEADER and not self.log.full and slot < self.raft.config.count
                 and self.members.flags[slot] != 0
                 and self.raft.peers[slot].match < self.checkpoint.base.index
                 and (self.raft.peers[slot].up

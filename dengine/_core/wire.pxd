@@ -5,8 +5,8 @@
 # u8 kind · u8 flags · u16 0 · u64 term · then by kind:
 #    HELLO     u16 protocol, u64 cluster, u64 node, u64 incarnation, u64 to,
 #              u64 last index (0: an empty log), u64 start, u64 nonce,
-#              u64 index of the newest configuration that names its directory, 0: none, u64 of the
-#              newest that it knows to be committed                             flags BULK
+#              u64 index of the newest configuration that names its directory, 0: none
+#                                                                                flags BULK
 #    VOTE      u64 last index, u64 last term                                     flags PRE FORCED
 #    VOTED     (no fields)                                     flags PRE GRANTED MARKED
 #    APPEND    u64 prev index, u64 prev term, u32 prev crc, u64 commit, u64 round,
@@ -23,7 +23,7 @@
 #    FETCH     u64 index, u32 header crc, u64 offset
 #    PIECE     u64 index, u32 header crc, u64 offset, bytes of the snapshot; none: the file is gone
 #    TIMEOUT_NOW  u64 last index, u64 last term: campaign, I gave up my lease
-#    NAMED     the two indexes of configurations in HELLO, as they are now
+#    NAMED     u64 index of the configuration that names its directory now, as in HELLO
 #
 # Two connections between two nodes: FETCH and PIECE go over the second one (BULK in its HELLO), all
 # else over the first.
@@ -95,7 +95,6 @@ ctypedef struct Hello:
     uint64_t start              # of the directory: the sequence of the save that began this run
     uint64_t nonce              # of the process
     uint64_t config             # index of the newest configuration that names it; 0: none
-    uint64_t joined             # likewise, of those that it knows to be committed
     bint bulk
 
 cdef enum FrameFault:

@@ -177,7 +177,6 @@ cdef class Outbox:
         self.put_u64(h.start)
         self.put_u64(h.nonce)
         self.put_u64(h.config)
-        self.put_u64(h.joined)
         return self.end()
 
 
@@ -193,7 +192,6 @@ cdef int hello_decode(const Frame *f, Hello *out) noexcept nogil:
     out.start = take_u64(&r)
     out.nonce = take_u64(&r)
     out.config = take_u64(&r)
-    out.joined = take_u64(&r)
     out.bulk = f.flags == BULK
     return -1 if r.bad or f.flags & ~BULK or (r.at != r.end and out.protocol == PROTOCOL) else 0
 

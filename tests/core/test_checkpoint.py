@@ -304,7 +304,7 @@ def test_a_piece_that_does_not_come_is_asked_for_ever_more_seldom(tmp_path):
     """A slow connection would bring each as often as it was asked for."""
     seconds = [n for n in range(70) if views.asked(bytes(tmp_path), [0, *range(0, 70 * SECOND,
                                                                             SECOND)])[n + 1]]
-    assert seconds == [1, 3, 7, 15, 31, 63]
+    assert seconds == [1, 3, 7, 15, 31, 61]
 
 
 def test_a_node_alone_keeps_no_log_for_others(make):

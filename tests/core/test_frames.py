@@ -65,7 +65,7 @@ def append(prev, prev_term, crc, commit, round_, count, records=b""):
 BODIES = {
     VOTE: struct.pack("<QQ", 1, 1), VOTED: b"", HEARD: struct.pack("<QQQ", 1, 1, 1),
     DURABLE: struct.pack("<Q", 1), READ: struct.pack("<Q", 1), GRANTED: struct.pack("<QQ", 1, 1),
-    NAMED: struct.pack("<QQ", 1, 1), REFUSED: struct.pack("<IQ", 1, 1),
+    NAMED: struct.pack("<Q", 1), REFUSED: struct.pack("<IQ", 1, 1),
     APPEND: append(0, 0, 0, 0, 1, 0),
     FORWARD: struct.pack("<II", 1, 60) + encode_put(b"k" * 10, b"v" * 4).ljust(60, b"\0")}
 

@@ -17,7 +17,7 @@ settings.register_profile("core", derandomize=True, deadline=None, max_examples=
 settings.load_profile("core")
 
 BODIES = {
-    HELLO: struct.pack("<HQQQQQQQQQ", 1, 7, 1, 9, 2, 40, 5, 99, 3, 2),
+    HELLO: struct.pack("<HQQQQQQQQ", 1, 7, 1, 9, 2, 40, 5, 99, 3),
     VOTE: struct.pack("<QQ", 40, 3),
     VOTED: b"",
     APPEND: struct.pack("<QQIQQQI", 40, 3, 99, 38, 5, 47, 2) + b"two records, unread here",
@@ -26,7 +26,7 @@ BODIES = {
     TIMEOUT_NOW: struct.pack("<QQ", 40, 3),
 }
 FIELDS = {
-    HELLO: (1, 7, 1, 9, 2, 40, 5, 99, 3, 2),
+    HELLO: (1, 7, 1, 9, 2, 40, 5, 99, 3),
     VOTE: (40, 3, 0),
     VOTED: (0, 0, 0),
     APPEND: (40, 3, 99, 38, 5, 47, 2, b"two records, unread here"),

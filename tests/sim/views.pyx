@@ -124,7 +124,7 @@ def decode_fields(bytes data not None):
     if f.kind == FRAME_HELLO:
         return None if hello_decode(&f, &h) else (h.protocol, h.cluster, h.node, h.incarnation,
                                                   h.to, h.last, h.start, h.nonce,
-                                                  h.config, h.joined)
+                                                  h.config)
     if f.kind == FRAME_APPEND:
         if append_decode(&f, 1, &m, &crc, &records, &size):
             return None
