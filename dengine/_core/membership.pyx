@@ -66,6 +66,7 @@ cdef class Membership(Requests):
             self.named = config[0]
         elif self.named > <uint64_t>config[0]:          # that one was cut
             self.named = 0
+        self.raft.left_out = 0 < self.named < <uint64_t>config[0]
         for i in range(self.members.count):
             self.say_named(i)
         return 0

@@ -22,6 +22,7 @@ cdef class Raft(Following):
     cdef uint64_t elections                 # counters
     cdef uint64_t steps_down
     cdef public bint stalled                # the disk does not keep up: neither lead nor campaign
+    cdef bint left_out                      # the newest configuration does not name this directory
     cdef readonly bint by_all                 # leading: elected with the marked votes of all
 
     # private
@@ -55,6 +56,7 @@ cdef class Raft(Following):
     cdef uint64_t draw(self, uint64_t below) noexcept
     cdef void reset_election(self, uint64_t now_us) noexcept
     cdef int follow(self, uint64_t term, uint64_t leader, uint64_t now_us) except -1
+    cdef bint may_lead(self) noexcept
     cdef bint is_out(self) noexcept         # leading: it was removed, and that is committed
     cdef int campaign(self, uint8_t how, uint64_t now_us) except -1     # PRE, FORCED or 0
     cdef int count_votes(self, uint64_t now_us) except -1

@@ -80,7 +80,7 @@ cdef class Raft(Following):
                 self.mark_due()
             return 0
         if (now_us >= self.election_due_us and not (self.stalled or self.diverged or self.cramped)
-                and is_voter(&self.config, self.opt.id)):
+                and self.may_lead()):
             self.campaign(0 if sole_voter(&self.config, self.opt.id) or MUTANT(12) else PRE, now_us)
         return 0
 
@@ -170,6 +170,11 @@ cdef class Raft(Following):
     cdef void reset_election(self, uint64_t now_us) noexcept:
         self.election_due_us = (now_us + self.opt.promise_us + self.full * self.opt.timeout_us
                                 + self.draw(self.opt.timeout_us - self.opt.promise_us))
+
+    cdef bint may_lead(self) noexcept:
+        """One that is being left out may have the longest log, and then finishes it (D 4.2.2)."""
+        return is_voter(&self.config, self.opt.id) or (
+            self.left_out and self.config_index > self.commit and not MUTANT(171))
 
     cdef bint is_out(self) noexcept:
         return self.config_index <= self.commit and not is_voter(&self.config, self.opt.id) and (

@@ -22,6 +22,9 @@ from dengine._core.snapshot cimport SnapshotHeader, SnapshotReader, SnapshotWrit
 from dengine._core.turn cimport Turn
 from dengine._core.types cimport JUMP, MEM_FIRST, Io
 
+cdef enum:
+    UNHEARD = 1 << 20           # saves that no other node has heard of, at most
+
 
 def restore(bytes file not None, bytes directory not None, setup, progress) -> dict:
     """Makes the node of `setup` in an empty `directory` from the snapshot `file`. The revision
@@ -143,7 +146,7 @@ cdef int renew(const Io *io, bytes directory, object setup, uint64_t term,
     cdef Meta meta = Meta()
     cdef bytes path = directory + b"/meta"
     io.rename(io.ctx, path, path + b".lost")    # it may be missing
-    meta.state.sequence = start
+    meta.state.sequence = start + UNHEARD
     meta.state.term = term
     meta.state.vote = 0 if MUTANT(135) else setup.node
     meta.state.doubt = 0 if MUTANT(136) else 1

@@ -14,7 +14,7 @@ from tests.sim.nodes import PATH
 MS, SECOND = 1000, 1_000_000
 STRATEGIES = pytest.mark.parametrize("strategy", [0, 1], ids=["DiskFirst", "MemFirst"])
 SNAPSHOTS = f"{PATH}/snapshot"
-VOTE = 2
+VOTE, OFFER = 2, 13
 
 
 @pytest.fixture
@@ -274,6 +274,33 @@ def test_a_transfer_begins_anew_where_the_next_leader_has_another_file(make):
     c.boot(node)
     assert c.run_until(lambda: received(c, node), 10 * SECOND)
     c.ask_transfer(leader)
+    agree(c)
+    assert c.nodes[node].turn.transfer.installed == 1
+
+
+def test_an_offer_that_comes_late_puts_no_node_back(make):
+    """All of the snapshot lies there, and the log has brought more meanwhile."""
+    c = make()
+    node, leader, offers = left_behind(c), c.leader(), []
+
+    def spy(_, to, data):
+        while data and to == node:
+            _, kind, _, _, body, used = views.check_frame(data)
+            if kind == OFFER:
+                offers.append((data[:used], body))
+            data = data[used:]
+
+    c.spy = spy
+    c.boot(node)
+    assert c.run_until(lambda: offers, 10 * SECOND)
+    offer, body = offers[0]
+    index = struct.unpack_from("<Q", body)[0]
+    file = c.nodes[leader].disk.read(f"{SNAPSHOTS}/{index:016x}.snap")
+    agree(c)
+    c.nodes[node].disk.leave(f"{SNAPSHOTS}/{index:016x}.snap.part", file)
+    assert c.receive(node, leader, offer) is None
+    c.run_for(SECOND)
+    write(c, 20, node=leader)
     agree(c)
     assert c.nodes[node].turn.transfer.installed == 1
 

@@ -122,6 +122,28 @@ def becomes_without(c, gone):
                        20 * SECOND), c.states()
 
 
+def test_who_is_being_left_out_leads_where_nobody_else_has_what_leaves_it_out(make):
+    """The leader dies when only the leaver has its last configuration (D 4.2.2): the others' logs
+    are too short, and one of four may die."""
+    c = make(4)
+    write(c, 0, 5)
+    leader = c.leader()
+    leaver, *others = followers(c)
+    c.ask_change(leader, "remove", leaver)
+    assert c.run_until(lambda: leaver not in c.members(leader), SECOND)
+    for other in others:
+        c.cut(leader, other)
+    assert c.run_until(lambda: leaver not in c.members(leaver), SECOND)
+    c.kill(leader)
+    assert c.members(others[0])[leaver] == c.members(others[1])[leaver] == "leaving"
+    assert c.run_until(lambda: c.leader() in others, 20 * SECOND), c.states()
+    write(c, others[0], 5)
+    assert leaver not in c.members(others[0])
+    c.heal()
+    c.boot(leader)
+    becomes(c, *(n for n in range(4) if n != leaver))
+
+
 def test_a_configuration_that_is_cut_acts_no_more(make):
     """The leader appends it, cut off, and is overruled."""
     c = make(3, spare=1)

@@ -270,7 +270,7 @@ MUTANTS = {
     118: Mutant("a snapshot of a term before the term is saved",
         "§3 meta", ("tests/core/test_checkpoint.py",)),
     119: Mutant("a snapshot is installed over what is committed",
-        "§6 Install"),
+        "§6 Install", ("tests/core/test_checkpoint.py",)),
     120: Mutant("the leader of a term that is not saved, told with the term before",
         "§7"),
     121: Mutant("a damaged snapshot that nothing replaces is not missed",
@@ -365,4 +365,6 @@ MUTANTS = {
         "§4 Snapshots", ("tests/core/test_checkpoint.py",)),
     170: Mutant("the log goes on behind a snapshot that is on its way",
         "§4 Snapshots", ("tests/core/test_checkpoint.py",)),
+    171: Mutant("a voter that an uncommitted configuration leaves out does not campaign",
+        "§5 Membership, D 4.2.2", ("tests/core/test_membership.py",)),
 }

@@ -66,6 +66,7 @@ cdef class Operated(Network):
         cdef SimNode node = <SimNode>self.nodes[i]
         self.format(node)
         node.setup.incarnation = self.draw(1 << 60) + 1
+        node.setup.joins |= self.first == 1     # alone it would form a cluster, of another id
         self.checks.forget(i)
         self.checks.owns(i, node.setup.incarnation)
 

@@ -126,7 +126,8 @@ class Run:
         c.boot(node)
 
     def _kill(self, node: int, fault: Fault, power: bool = False) -> None:
-        if self._alive(node):
+        if self._alive(node):               # who lost all cannot say which terms there were
+            power = power and (self.voteless < 0 or self.cluster.synced(node) > 0)
             self.cluster.kill(node, power)
             self._boot_in(node, fault.for_ms)
 
