@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
+from dengine._core import change
 from tests.sim import history
 from tests.sim.checks import Violation
 from tests.sim.cluster import Cluster
@@ -325,7 +326,8 @@ class Run:
         c, members = self.cluster, self._members()
         voters = [n for n, role in members.items() if role == "voter"]
         if node == c.leader() or node not in voters or len(voters) < 3 or (
-                not c.well() or c.broken or c.anything_lost()):
+                not c.well() or c.broken or c.anything_lost()
+                or not change.settled(c.nodes[c.leader()].turn)):   # a half may have only two
             return
         c.kill(node)
         c.wipe(node)
