@@ -350,7 +350,7 @@ cdef class Nodes(Events):
         self.tell(f"node {node.index + 1} stops: {why}")
         if isinstance(why, RemovedError) and not self.checks.is_member(node.setup.incarnation):
             self.count("removed node stopped")
-            self.checks.dies(node.index, node.turn, False)
+            self.checks.dies(node.index, node.turn, node.index in self.lying)
             forget_life(node.disk.state)
             self.bury(node)
             if self.on_stop is not None:
