@@ -66,7 +66,9 @@ cdef class Operated(Network):
         cdef SimNode node = <SimNode>self.nodes[i]
         self.format(node)
         node.setup.incarnation = self.draw(1 << 60) + 1
-        node.setup.joins |= self.first == 1     # alone it would form a cluster, of another id
+        if i == 0 and self.first == 1:          # its file names another: it forms no cluster
+            node.setup.joins = True
+            node.setup.members = [(2, b"node:2"), (1, b"node:1")]
         self.checks.forget(i)
         self.checks.owns(i, node.setup.incarnation)
 
