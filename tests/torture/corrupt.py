@@ -1,6 +1,6 @@
 """Every small damage to a small data directory: what the real start and `dengine check` make of it.
 
-    python -m tests.torture.corrupt [--short] [--evidence FILE]
+    python -m tests.torture.corrupt [--short] [--only NAME,…] [--workers N] [--evidence FILE]
 
 For each directory: every bit flipped, every truncation of every file, every 512-byte block zeroed,
 every file removed, every file emptied. Each case runs `check`, then the start of a node alone: it
@@ -14,6 +14,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from ctypes import CDLL
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +33,7 @@ PUTS = 38       # two segments of 16 KiB, and the beginning of a third
 VICTIMS: tuple[tuple[Strategy, str], ...] = (
     ("DiskFirst", "closed"), ("DiskFirst", "killed"), ("DiskFirst", "started again"),
     ("MemFirst", "closed"), ("MemFirst", "killed"), ("DiskFirst", "compacted"))
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, KEPT = -1, -3, 32 << 20   # malloc.h; bytes
 SHORT_STEP = 509    # a prime: the short form takes one flip or length of so many
 EXAMPLES = 5    # kept of each kind of trouble
 REFUSALS = (CorruptionError, FormatError, StorageError)
@@ -90,6 +93,13 @@ class Table:
         examples = self.trouble.setdefault(kind, [])
         if len(examples) < EXAMPLES:
             examples.append(case)
+
+    def join(self, other: Table) -> None:
+        self.cases += other.cases
+        self.severities += other.severities
+        for kind, cases in other.trouble.items():
+            for case in cases:
+                self.note(kind, case)
 
     def rows(self) -> list[list[str | int]]:
         kinds = sorted({(file, kind) for file, kind, _ in self.cases},
@@ -178,35 +188,56 @@ def shown(table: Table) -> str:
                      for row in rows)
 
 
+def work(name: str, step: int) -> Table:
+    """All damages of one directory."""
+    for what in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):   # a disk is megabytes, and made per case
+        CDLL(None).mallopt(what, KEPT)
+    strategy, how = next((s, h) for s, h in VICTIMS if f"{s}, {h}" == name)
+    table = Table()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as where:
+        torture(victim(Path(where), strategy, how, PUTS), table, step)
+    return table
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--short", action="store_true", help=f"one flip of {SHORT_STEP}")
+    parser.add_argument("--only", help="these directories, as DiskFirst-closed; by default all")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--evidence", type=Path)
     options = parser.parse_args()
-    table, begun = Table(), time.monotonic()
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as where:
-        for v in victims(Path(where)):
-            torture(v, table, SHORT_STEP if options.short else 1)
-            print(f"{v.name}: {sum(table.cases.values())} cases, "
+    names = [f"{strategy}, {how}" for strategy, how in VICTIMS]
+    if options.only:
+        names = [only.replace("-", ", ", 1) for only in options.only.split(",")]
+    whole, begun = Table(), time.monotonic()
+    with ProcessPoolExecutor(options.workers) as pool:
+        step = SHORT_STEP if options.short else 1
+        jobs = {pool.submit(work, name, step): name for name in names}
+        for job in as_completed(jobs):
+            table = job.result()
+            print(f"{jobs[job]}: {sum(table.cases.values())} cases, "
                   f"{time.monotonic() - begun:.0f} s", flush=True)
-    print(shown(table))
-    for kind, cases in table.trouble.items():
+            whole.join(table)
+            if options.evidence and not options.short:
+                keep(options.evidence, jobs[job], table)
+    print(shown(whole))
+    for kind, cases in whole.trouble.items():
         print(f"\n{kind}", *cases, sep="\n    ")
-    if options.evidence:
-        keep(options.evidence, table)
-    return 1 if table.trouble else 0
+    return 1 if whole.trouble else 0
 
 
-def keep(file: Path, table: Table) -> None:
-    """One campaign is all there can be: it is exhaustive."""
+def keep(file: Path, directory: str, table: Table) -> None:
+    """One campaign of a directory is all there can be: it is exhaustive."""
     data = load(file)
-    data["campaigns"] = [{
-        "core": core(), "cases": sum(table.cases.values()), "outcomes": table.totals(),
+    data["campaigns"] = [c for c in data["campaigns"] if c.get("directory") != directory]
+    data["campaigns"].append({
+        "core": core(), "directory": directory, "cases": sum(table.cases.values()),
+        "outcomes": table.totals(),
         "table": [dict(zip(("file", "damage", *OUTCOMES), row, strict=True))
                   for row in table.rows()],
         "check": [{"outcome": o, "check": c, "cases": n}
                   for (o, c), n in sorted(table.severities.items())],
-        "trouble": table.trouble}]
+        "trouble": table.trouble})
     save(file, data)
 
 
