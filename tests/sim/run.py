@@ -273,7 +273,7 @@ class Run:
     def _lose_meta(self, node: int, fault: Fault) -> None:
         """Its log stays; the others say in which term it may go on."""
         c = self.cluster
-        if self._is_well(node) and c.synced(node) and self._all_are_formed():
+        if self.voteless < 0 and self._is_well(node) and c.synced(node) and self._all_are_formed():
             c.kill(node) if fault.other & 1 else c.stop(node)
             c.lose_meta(node, fault.other // 4 % (8 * SLOT), bool(fault.other & 2))
             self.voteless = node
