@@ -65,7 +65,7 @@ class Node:
         self._savings: list[tuple[Saving, asyncio.Future[None]]] = []  # asked for, not complete
         self._told = (0, 0, "")
         self._promise_s = config.raft.election.election_timeout_min_ms / 1000
-        self._lost: dict[tuple[int, bool], asyncio.Event] = {}  # a dialled connection ended
+        self._lost: dict[Peer, asyncio.Event] = {}  # a dialled connection ended
         self.directory = Directory(config.cluster.db_root_dir)
         try:
             self.turn = self.directory.open_turn(
@@ -207,7 +207,6 @@ class Node:
         for node in others:
             for bulk in (False, True):
                 if (node, bulk) not in self._dialling:
-                    self._lost[node, bulk] = asyncio.Event()
                     self._dialling[node, bulk] = self.loop.create_task(self._dial(node, bulk))
         for key in [key for key in self._dialling if key[0] not in others]:
             self._dialling.pop(key).cancel()
@@ -246,19 +245,20 @@ class Node:
         replication = self.config.raft.replication
         low, high = replication.reconnect_min_ms / 1000, replication.reconnect_max_ms / 1000
         wait, attempt = low, 0
-        lost = self._lost[node, bulk]
         while True:
             if node < self.id:
                 await self._missed(node, bulk)
             address = self._address(node, attempt)
-            lost.clear()
             peer = Peer(self.turn, node, self._event, self._up, self._gone, bulk)
+            lost = self._lost[peer] = asyncio.Event()
             try:
                 await self._connect(peer, *split_address(address))
                 await lost.wait()
             except (OSError, TimeoutError) as error:
                 self._strangers.discard(peer)
                 log.debug("node %d at %s is not reached: %s", node, address, error)
+            finally:
+                del self._lost[peer]
             wait = low if peer.was_up else min(high, wait * 2)
             attempt = 0 if peer.was_up else attempt + 1
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))
@@ -305,8 +305,8 @@ class Node:
             if not peer.bulk:
                 log.info("lost the connection to node %d", peer.node)
                 self._note(f"lost the connection to node {peer.node}")
-        if peer.dialled and key in self._lost:
-            self._lost[key].set()
+        if peer in self._lost:
+            self._lost[peer].set()
 
     def _event(self, peer: Peer, text: str) -> None:
         who = f"node {peer.node}" if peer.node else "a peer connection"
