@@ -23,6 +23,7 @@ from tests.cluster import Cluster
 from tests.life.load import Clients, Told
 
 CLIENTS = 16
+KEYS = 1000                 # of each: a node that is started again has no growing store to load
 BEFORE_S = 0.3              # of steady writes before each blow
 AFTER_S = 0.7               # beyond the next leader's first second
 
@@ -57,7 +58,7 @@ async def campaign(root: Path, strategy: str, how: str, blows: int) -> dict[str,
     gaps: list[float] = []
     with Cluster(root / "nodes", strategy=strategy) as cluster:
         ports = [n.http for n in cluster.nodes.values()]
-        clients = Clients(CLIENTS, lambda: ports)
+        clients = Clients(CLIENTS, lambda: ports, keys=KEYS)
         clients.start()
         try:
             for n in range(blows):

@@ -1,4 +1,5 @@
-"""Clients of a cluster that count what they were told: each write has a key of its own.
+"""Clients of a cluster that count what they were told: each write has a key of its own, unless the
+keys of a client are counted.
 
 It decides how a write is repeated and what a gap is. It knows a node only by its ports.
 """
@@ -30,10 +31,12 @@ class Told:
 
 class Clients:
     """So many loops. `ports` says where a client may ask now; `keyed`: it repeats all it is not
-    told under one Idempotency-Key; else it repeats only what was not proposed."""
+    told under one Idempotency-Key; else it repeats only what was not proposed. `keys`: of each
+    client, which it writes again and again."""
 
-    def __init__(self, count: int, ports: Callable[[], list[int]], *, keyed: bool = False) -> None:
-        self.count, self.ports, self.keyed = count, ports, keyed
+    def __init__(self, count: int, ports: Callable[[], list[int]], *, keyed: bool = False,
+                 keys: int | None = None) -> None:
+        self.count, self.ports, self.keyed, self.keys = count, ports, keyed, keys
         self.told = Told()
         self.enough = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
@@ -51,7 +54,7 @@ class Clients:
         n = 0
         while not self.enough.is_set():
             n += 1
-            await self.write(f"{number}-{n}", connections, number + n)
+            await self.write(f"{number}-{n % (self.keys or n + 1)}", connections, number + n)
         for connection in connections.values():
             connection.close()
 
