@@ -107,11 +107,11 @@ Win(c) ==
   /\ target' = [target EXCEPT ![c] = 0]
   /\ UNCHANGED <<term, old, synced, marked, start, votes, acks, com, power, kill, changes>>
 
-\* The no-op is on the leader's disk: it acknowledges, and has all that it forgot.
+\* The no-op is on the leader's disk, what is behind it maybe not: it acknowledges, and has all that it forgot.
 Flush(l) ==
   LET T == term[l] IN
   /\ role[l] = "l" /\ synced[l] < Noop(T)
-  /\ synced' = [synced EXCEPT ![l] = Len(log[l])]
+  /\ synced' = [synced EXCEPT ![l] = Noop(T)]
   /\ old' = [old EXCEPT ![l] = {}]
   /\ acks' = [acks EXCEPT ![T][l] = Len(log[l])]
   /\ marked' = [marked EXCEPT ![l] = FALSE]
